@@ -1,0 +1,20 @@
+"""Where bases come from and who they are: located, checked, loaded frozen and quantized, fingerprinted."""
+
+from pefttune.bases.catalogue import BASES
+from pefttune.bases.fingerprint import Fingerprint
+from pefttune.bases.known import find as find_known
+from pefttune.bases.load import Base, load, quantization_name
+from pefttune.bases.locate import Located, locate
+from pefttune.bases.machine import choose_device
+
+__all__ = [
+    "BASES",
+    "Base",
+    "Fingerprint",
+    "Located",
+    "choose_device",
+    "find_known",
+    "load",
+    "locate",
+    "quantization_name",
+]

@@ -1,0 +1,116 @@
+"""Who a base is: config, tensor content, quantization, tokenizer, chat template. Each a digest, so that a mismatch
+can be explained field by field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from pefttune.bases.safety import read_json
+
+# Keys of config.json that say how or by whom it was written, not what the model computes.
+VOLATILE_KEYS = frozenset(
+    {
+        "_model_name_or_path",
+        "_name_or_path",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+SAMPLED_ROWS = 16
+PROBE_TEXTS = (
+    "The quick brown fox isn't quick: it's 3.14159 times slower!",
+    " leading space\n\ttabs\r\nand  double  spaces",
+    "Zażółć gęślą jaźń — 漢字 かな 한국어 🙂",
+    "<|im_start|>user<|im_end|><s></s>[INST]",
+)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Digests (hexadecimal, 32 digits) of what a base is, and the words for its quantization."""
+
+    config: str
+    tensors: str
+    quantization: str
+    tokenizer: str
+    chat_template: str
+
+    @property
+    def digest(self) -> str:
+        """One digest over all fields."""
+        return _digest(json.dumps(asdict(self), sort_keys=True).encode())
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """Which fields differ, in words; empty when the two are the same base."""
+        return [
+            f"{field.replace('_', ' ')} ({mine} here, {theirs} there)"
+            for (field, mine), theirs in zip(asdict(self).items(), asdict(other).values(), strict=True)
+            if mine != theirs
+        ]
+
+
+def take(folder: Path, tokenizer: Any, quantization: str) -> Fingerprint:
+    """The fingerprint of the model folder `folder` as it is loaded with `quantization`."""
+    return Fingerprint(
+        config=_config_digest(read_json(folder / "config.json")),
+        tensors=_tensor_digest(folder),
+        quantization=quantization,
+        tokenizer=_tokenizer_digest(tokenizer),
+        chat_template=_digest((tokenizer.chat_template or "").encode()),
+    )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _config_digest(config: Mapping[str, Any]) -> str:
+    kept = {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
+    return _digest(json.dumps(kept, sort_keys=True).encode())
+
+
+def _tensor_digest(folder: Path) -> str:
+    """Name, shape, dtype and sampled rows of every tensor: any fine-tuning of the base changes it, in seconds for any
+    size. The file layout (shards) does not count."""
+    parts: dict[str, bytes] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                parts[name] = _tensor_sample(tensors.get_slice(name))
+    total = hashlib.sha256()
+    for name in sorted(parts):
+        total.update(name.encode() + parts[name])
+    return total.hexdigest()[:32]
+
+
+def _tensor_sample(tensor: Any) -> bytes:
+    import torch
+
+    shape = tensor.get_shape()
+    head = f"{shape}{tensor.get_dtype()}".encode()
+    if not shape:
+        rows = tensor[:].reshape(1, 1)
+    else:
+        step = max(1, shape[0] // SAMPLED_ROWS)
+        rows = tensor[::step] if step == 1 else torch.stack([tensor[i] for i in range(0, shape[0], step)])
+    return head + hashlib.sha256(rows.contiguous().view(torch.uint8).numpy().tobytes()).digest()
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    """What the tokenizer does, not how its files are written: vocabulary, special tokens, and a few hard texts."""
+    probe = {
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "encoded": [tokenizer(text)["input_ids"] for text in PROBE_TEXTS],
+    }
+    return _digest(json.dumps(probe, sort_keys=True).encode())

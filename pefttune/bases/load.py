@@ -1,0 +1,163 @@
+"""Load a base: safe, frozen, quantized, fingerprinted. The only file that knows bitsandbytes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from pefttune.bases import known
+from pefttune.bases.fingerprint import Fingerprint, take
+from pefttune.bases.locate import Located, locate
+from pefttune.bases.machine import choose_device, choose_dtype
+from pefttune.bases.safety import check_folder
+from pefttune.errors import BaseError
+from pefttune.recipe import schema
+
+# At import it warns that it has no CPU kernel from the Hub (it must not fetch one), and at every int8 product that it
+# casts its input: users can mend neither.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Base:
+    """One resident frozen model and who it is. `frozen` holds every tensor of it, as loaded, by name."""
+
+    model: Any
+    tokenizer: Any
+    located: Located
+    fingerprint: Fingerprint
+    dtype: torch.dtype
+    dtype_reason: str
+    frozen: dict[str, Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base lives."""
+        return next(iter(self.frozen.values())).device
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the frozen tensors, quantization constants included."""
+        return sum(tensor.nbytes for tensor in self.frozen.values())
+
+    def digest(self) -> str:
+        """sha256 over the bytes of every frozen tensor: equal before and after training, or training was wrong."""
+        total = hashlib.sha256()
+        for name, tensor in self.frozen.items():
+            total.update(name.encode())
+            total.update(tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().data)
+        return total.hexdigest()
+
+
+def load(config: schema.Base, origin: str | None = None) -> Base:
+    """Load the base of a recipe.
+
+    `origin` pins one source of a catalogue name. Raises BaseError for what cannot be found, trusted or used, FetchError
+    when nothing can be fetched.
+    """
+    located = locate(config.source, config.revision, origin)
+    check_folder(located.folder)
+    device = choose_device(config.device)
+    dtype, reason = choose_dtype(config.dtype, device)
+    tokenizer = _load_tokenizer(located.folder)
+    model = _load_model(located.folder, _quantization(config, dtype), dtype, device)
+    model.eval().requires_grad_(False)
+    _keep_canonical_layout(model)
+    fingerprint = take(located.folder, tokenizer, quantization_name(config))
+    known.remember(fingerprint.digest, config.source, located)
+    return Base(model, tokenizer, located, fingerprint, dtype, reason, dict(_tensors(model)))
+
+
+def quantization_name(config: schema.Base) -> str:
+    """`nf4+double`, `nf4`, `int8`, `none`, …: what changes the function that the base computes."""
+    double = config.double_quantization and config.quantization in ("nf4", "fp4")
+    return f"{config.quantization}+double" if double else config.quantization
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers draws a bar for each load, which would run through those of a run."""
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.enable_progress_bar()
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise BaseError(f"{folder}: its tokenizer cannot be read: {_first_line(error)}") from None
+
+
+def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    try:
+        with _without_bars():
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                quantization_config=quantization,
+                device_map={"": device},
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise BaseError(f"{folder}: the model cannot be loaded: {_first_line(error)}") from None
+    if missing := sorted(info["missing_keys"]):
+        raise BaseError(
+            f"{folder}: {len(missing)} weights of {type(model).__name__} are not in its files ({', '.join(missing[:3])}"
+            "…); they would be random, so this is no pretrained language model"
+        )
+    return model
+
+
+def _quantization(config: schema.Base, dtype: torch.dtype) -> Any:
+    if config.quantization == "none":
+        return None
+    if config.quantization == "int8":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=config.quantization,
+        bnb_4bit_use_double_quant=config.double_quantization,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _keep_canonical_layout(model: Any) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights at the first evaluation.
+
+    On AVX512-BF16 CPUs its first forward without gradients rewrites the frozen weights into a layout whose backward
+    gives no input gradient, so every adapter but the top one would stop learning after the first evaluation
+    (bitsandbytes 0.50.2, `Linear4bit.forward`).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer, and the constants that bitsandbytes keeps beside a quantized weight."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        yield name, tensor
+        if (state := getattr(tensor, "quant_state", None)) is not None:
+            for key, value in state.as_dict(packed=True).items():
+                yield f"{name}.{key}", value
+        if (scale := getattr(tensor, "SCB", None)) is not None:
+            yield f"{name}.SCB", scale
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

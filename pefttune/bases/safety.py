@@ -1,0 +1,62 @@
+"""What a base's folder may not do: bring code, or weights that run code when read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pefttune.errors import BaseError
+
+MAX_CONFIG_BYTES = 1 << 20
+CODE_KEYS = ("auto_map", "_attn_implementation")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder without config or safetensors, and configs that name code to run.
+
+    Raises BaseError. `auto_map` names Python files to import; `_attn_implementation*` can name a kernel to download
+    and run (CVE-2026-4372), which is why both are refused even though `trust_remote_code` is off.
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        raise BaseError(f"{folder}: no config.json there, so this is not a model folder of transformers")
+    if not any(folder.glob("*.safetensors")):
+        raise BaseError(
+            f"{folder}: no .safetensors weights there. Pickled weights (.bin, .pt) run code when read and are never "
+            "loaded; convert them with transformers' save_pretrained on a machine you trust"
+        )
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        if (path := folder / name).is_file():
+            _check_config(path)
+
+
+def _check_config(path: Path) -> None:
+    for key in _keys(read_json(path)):
+        if key.startswith(CODE_KEYS):
+            raise BaseError(
+                f"{path}: the key {key!r} names code to run, and no code of a model is ever run. If transformers "
+                "has the architecture built in, remove the key from a local copy and load that"
+            )
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of bounded size. Raises BaseError when it is too large or broken."""
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise BaseError(f"{path}: {path.stat().st_size} bytes is too large for a configuration")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BaseError(f"{path}: not readable as JSON: {error}") from None
+
+
+def _keys(node: Any) -> Iterator[str]:
+    """Every key of a JSON value, at any depth."""
+    if isinstance(node, dict):
+        yield from node
+        for value in node.values():
+            yield from _keys(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _keys(value)

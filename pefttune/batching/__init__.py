@@ -1,0 +1,7 @@
+"""Examples to batches, batches to logits: padded batches of prompts with their answers, only needed logits."""
+
+from pefttune.batching.collate import Batch, collate
+from pefttune.batching.forward import logits_are_linear, row_logits
+from pefttune.batching.plan import evaluation_batches, training_steps
+
+__all__ = ["Batch", "collate", "evaluation_batches", "logits_are_linear", "row_logits", "training_steps"]

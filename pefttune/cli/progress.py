@@ -1,0 +1,99 @@
+"""A run, as it is seen: a progress bar on a terminal, a line now and then elsewhere; all on stderr."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pefttune.cli.output import err, percent
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Display:
+    """Shows the events of a run. A context manager, and the `notify` that a run wants."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not err.is_terminal,
+        )
+        self._bars: dict[str, TaskID] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Show one event; those without a method of their own are only in the log."""
+        if show := getattr(self, f"_show_{event['event']}", None):
+            show(event)
+
+    def _say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, soft_wrap=True)
+
+    def _bar(self, name: str, done: float, total: float, told: str) -> None:
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=total, told="")
+        self._progress.update(self._bars[name], completed=done, total=total, told=told)
+        if not err.is_terminal and (time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done >= total):
+            self._last_line = time.monotonic()
+            self._say(f"{name} {done:g}/{total:g} {told}")
+
+    def _show_data(self, event: dict[str, Any]) -> None:
+        rows = event["rows"]
+        counts = ", ".join(f"{count:,} {part}" for part, count in rows.items())
+        self._say(f"data: {event['source']}: {counts} rows")
+        if event["left_out_by_bins"]:
+            self._say(f"data: {event['left_out_by_bins']} rows lie in no bin of data.label_bins and are left out")
+        for part, count in event["duplicates_removed"].items():
+            if count:
+                self._say(f"data: {count} rows of {part} are also held out and were removed from it")
+        for row in event["bad_rows"]:
+            self._say(f"data: skipped {row['origin']}: {row['column'] or 'row'} {row['message']}")
+
+    def _show_base(self, event: dict[str, Any]) -> None:
+        self._say(
+            f"base: {event['source']} from {event['origin']}, {event['fingerprint']['quantization']}, "
+            f"{event['dtype']} ({event['dtype_reason']})"
+        )
+
+    def _show_notice(self, event: dict[str, Any]) -> None:
+        self._say(f"notice: {event['message']}")
+
+    def _show_step(self, event: dict[str, Any]) -> None:
+        rate = event["examples"] / event["seconds"]
+        self._bar("training", event["step"], event["of"], f"loss {event['loss']:.3f}  {rate:.1f} examples/s")
+
+    def _show_evaluation(self, event: dict[str, Any]) -> None:
+        self._say(f"validation after step {event['step']}: accuracy {percent(event['accuracy'])}")
+
+    def _show_scoring(self, event: dict[str, Any]) -> None:
+        self._bar(f"scoring {event['what']}", event["done"], event["of"], "")
+
+    def _show_verifying(self, event: dict[str, Any]) -> None:
+        self._say(f"verifying: reading the saved adapter into a fresh base, comparing {event['rows']} probe rows")

@@ -1,0 +1,73 @@
+"""`pefttune list` and `pefttune show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from pefttune.cli.output import Json, Store, out, percent, print_json
+
+
+def list_adapters(store: Store = "adapters", as_json: Json = False) -> None:
+    """List the adapters in the store."""
+    from pefttune import store as room
+
+    folders = [room.find(Path(store), name) for name in room.names(Path(store))]
+    rows = [_row(folder, room.read_manifest(folder, check_files=False)) for folder in folders]
+    if as_json:
+        print_json({"adapters": rows})
+        return
+    if not rows:
+        out.print(f"no adapters in {store}; `pefttune recipes` lists recipes to train one by", markup=False)
+        return
+    table = Table()
+    for heading in ("name", "version", "task", "labels", "base", "accuracy", "was", "KiB"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            str(row["version"]),
+            row["task"],
+            " ".join(row["labels"]),
+            row["base"],
+            percent(row["accuracy"]),
+            percent(row["base_accuracy"]),
+            f"{row['bytes'] / 1024:,.0f}",
+        )
+    out.print(table)
+
+
+def _row(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": manifest["name"],
+        "version": int(folder.name),
+        "task": manifest["recipe"]["task"]["type"],
+        "labels": manifest["labels"],
+        "base": manifest["base"]["source"],
+        "accuracy": manifest["comparison"]["adapter"]["accuracy"],
+        "base_accuracy": manifest["comparison"]["base"]["accuracy"],
+        "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+    }
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="An adapter: name, or name@version.")],
+    store: Store = "adapters",
+    as_json: Json = False,
+) -> None:
+    """Show what is known of an adapter, its files' digests checked."""
+    from rich.markdown import Markdown
+
+    from pefttune import store as room
+
+    folder = room.find(Path(store), name)
+    manifest = room.read_manifest(folder)
+    if as_json:
+        print_json({"folder": str(folder), "versions": room.versions(Path(store), manifest["name"]), **manifest})
+        return
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    out.print(Markdown(card.split("---\n", 2)[2]))
+    out.print(f"folder: {folder}", soft_wrap=True)

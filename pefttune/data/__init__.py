@@ -1,0 +1,29 @@
+"""Rows: where they come from, how they are read, checked, divided and written. Imports no torch."""
+
+from pefttune.data.archives import extract_member
+from pefttune.data.catalogue import CATALOGUE, Entry, locate
+from pefttune.data.columns import iter_mapped
+from pefttune.data.dataset import DataReport, Dataset
+from pefttune.data.example import Example, Row
+from pefttune.data.load import load
+from pefttune.data.package_index import Pin, cache_dir, fetch
+from pefttune.data.readers import read_rows
+from pefttune.data.writers import write_rows
+
+__all__ = [
+    "CATALOGUE",
+    "DataReport",
+    "Dataset",
+    "Entry",
+    "Example",
+    "Pin",
+    "Row",
+    "cache_dir",
+    "extract_member",
+    "fetch",
+    "iter_mapped",
+    "load",
+    "locate",
+    "read_rows",
+    "write_rows",
+]

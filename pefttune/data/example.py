@@ -1,0 +1,34 @@
+"""The row a reader yields and the example a task makes of it: what every room above speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of data: its columns, and where it stands (`reviews.csv:17`) for messages."""
+
+    values: Mapping[str, Any]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row as tokens.
+
+    `prompt` is read by the base. Each of `answers` is a candidate continuation of the prompt (empty for tasks with a
+    head). `target` is the index of the right answer, or of the right class; None where it is not known.
+    """
+
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    target: int | None
+    origin: str
+    truncated: bool = False
+
+    def __len__(self) -> int:
+        """Tokens of the prompt and its longest answer."""
+        return len(self.prompt) + max((len(answer) for answer in self.answers), default=0)

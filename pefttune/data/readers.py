@@ -1,0 +1,292 @@
+"""Rows out of files, one at a time, so that a file of any size needs little memory."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from pefttune.data.config import Format
+from pefttune.data.example import Row
+from pefttune.data.faults import BadRow, OnBadRow, refuse
+from pefttune.data.hints import listed
+from pefttune.errors import DataError
+
+ENDINGS: dict[str, Format] = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+FIELD_CHARACTERS = 1 << 24  # longest CSV field: an unclosed quote must not read a whole file into one field
+JSON_DEPTH = 100
+PARQUET_ROWS = 1024  # rows read at once
+
+_Rows = Iterator[Row | BadRow]
+
+
+def read_rows(
+    path: Path,
+    *,
+    format: Format = "auto",
+    column_names: Sequence[str] | None = None,
+    on_bad_row: OnBadRow = refuse,
+) -> Iterator[Row]:
+    """The rows of a file; `origin` is its name with the line (text formats) or row number (JSON, Parquet), from 1.
+
+    A JSON file is an array of objects, or an object with such an array under `data`. CSV is quoted, TSV is not; both
+    have a header line unless `column_names` are given. A row that cannot be read goes to `on_bad_row`, which by default
+    raises. Raises DataError at once for a file that is not there, empty or of unknown format; the iterator raises it
+    for a header, or a file as a whole, that is broken and for a file without rows.
+    """
+    known = format_of(path) if format == "auto" else format
+    if column_names is not None and known not in ("csv", "tsv"):
+        raise DataError(f"{path}: `column_names` are for CSV and TSV files; this one is read as {known}")
+    _check_file(path)
+    return _good_rows(path, _READERS[known](path, column_names), on_bad_row)
+
+
+def format_of(path: Path) -> Format:
+    """The format that the file's ending stands for. Raises DataError when it stands for none."""
+    try:
+        return ENDINGS[path.suffix.lower()]
+    except KeyError:
+        ending = f"the ending `{path.suffix}` is not known" if path.suffix else "the name has no ending"
+        raise DataError(f"{path}: {ending}: use one of {listed(ENDINGS)}, or set `data.format`") from None
+
+
+def _check_file(path: Path) -> None:
+    if os.path.isdir(path):  # of os.path, which takes a name too long for a file as one that is not there
+        raise DataError(f"{path} is a folder: name a file")
+    if not os.path.exists(path):
+        raise DataError(f"{path} does not exist.{_neighbours(path)}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" There is no folder {path.parent}."
+    close = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()])
+    return f" In that folder there is {listed(close)}." if close else ""
+
+
+def _good_rows(path: Path, rows: _Rows, on_bad_row: OnBadRow) -> Iterator[Row]:
+    empty = True
+    try:
+        for row in rows:
+            empty = False
+            if isinstance(row, BadRow):
+                on_bad_row(row)
+            else:
+                yield row
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    if empty:
+        raise DataError(f"{path} has no rows")
+
+
+def _text(path: Path, newline: str) -> IO[str]:
+    # What is not UTF-8 comes through as lone surrogates, so that the row which holds it can be named.
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def _fault_in(text: str) -> str | None:
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) - 0xDC00
+        return f"byte 0x{byte:02x} at character {error.start + 1} is not UTF-8; save the file as UTF-8"
+    return None
+
+
+# JSON lines
+
+
+def _jsonl(path: Path, _: Sequence[str] | None) -> _Rows:
+    with _text(path, newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _parsed(line, f"{path.name}:{number}")
+
+
+def _parsed(line: str, origin: str) -> Row | BadRow:
+    if fault := _fault_in(line):
+        return BadRow(origin, None, fault)
+    try:
+        value = json.loads(line)
+        if "\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        return BadRow(origin, None, f"broken JSON at character {error.colno}: {error.msg}")
+    except UnicodeEncodeError:
+        return BadRow(origin, None, "a `\\u` escape stands for half a character (a lone surrogate)")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets without end
+        return BadRow(origin, None, f"JSON that cannot be read: {error}")
+    return _object(value, origin)
+
+
+def _object(value: Any, origin: str) -> Row | BadRow:
+    if isinstance(value, dict):
+        return Row(value, origin)
+    return BadRow(origin, None, f"not an object with columns, but {json.dumps(value)[:40]}")
+
+
+# JSON
+
+
+def _json(path: Path, _: Sequence[str] | None) -> _Rows:
+    import ijson
+
+    number = 0
+    try:
+        with path.open("rb") as file:
+            if file.read(3) != b"\xef\xbb\xbf":
+                file.seek(0)
+            for number, value in enumerate(_elements(ijson.basic_parse(file, use_float=True)), 1):
+                yield _object(value, f"{path.name}:{number}")
+        if number == 0:
+            raise DataError(
+                f"{path} has no rows: give an array of objects, or an object with such an array under `data`"
+            )
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        found = re.search(r"error: ([^\\\n]+)", str(error))  # yajl adds a drawing of the place
+        raise DataError(
+            f"{path}: broken JSON after row {number}: {found[1].rstrip('.') if found else error}. "
+            "If each line is an object of its own, set `data.format: jsonl`."
+        ) from error
+
+
+def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
+    """The elements of the outermost array, or of the array under `data` in the outermost object.
+
+    `ijson.items` would do, but its memory grows with the square of the depth: a small file of brackets kills the
+    process.
+    """
+    import ijson
+
+    depth = 0  # brackets that are open
+    rows_depth: int | None = None  # how many are open between two rows
+    key: str | None = None
+    builder: Any = None
+    for event, value in events:
+        if rows_depth is None:
+            if event == "map_key" and depth == 1:
+                key = value
+            if event == "start_array" and (depth == 0 or (depth == 1 and key == "data")):
+                rows_depth = depth + 1
+        elif event == "end_array" and depth == rows_depth:
+            rows_depth = None
+        else:
+            builder = builder or ijson.ObjectBuilder()
+            builder.event(event, value)
+        depth += event.startswith("start_") - event.startswith("end_")
+        if depth > JSON_DEPTH:
+            raise ijson.JSONError(f"error: more than {JSON_DEPTH} brackets inside one another")
+        if builder is not None and depth == rows_depth:
+            yield builder.value
+            builder = None
+
+
+# CSV and TSV
+
+_Record = tuple[int, list[str] | str]  # line, and the fields or what is wrong
+
+
+def _csv(path: Path, column_names: Sequence[str] | None) -> _Rows:
+    with _text(path, newline="") as file:
+        yield from _table(path, _csv_records(file), column_names)
+
+
+def _csv_records(file: IO[str]) -> Iterator[_Record]:
+    csv.field_size_limit(FIELD_CHARACTERS)  # the module's own limit is 128 KiB, less than a long document
+    reader = csv.reader(file, strict=True)
+    while True:
+        line = reader.line_num + 1  # of the row's first line: a quoted field may hold line breaks
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, f"broken CSV: {error}"
+            continue
+        if fields:
+            yield line, fields
+
+
+def _tsv(path: Path, column_names: Sequence[str] | None) -> _Rows:
+    with _text(path, newline="\n") as file:
+        records = (
+            (number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(file, 1) if line.strip("\r\n")
+        )
+        yield from _table(path, records, column_names)
+
+
+def _table(path: Path, records: Iterator[_Record], column_names: Sequence[str] | None) -> _Rows:
+    header = list(column_names) if column_names is not None else _header(path, records)
+    _check_names(path, header)
+    for line, record in records:
+        yield _row(f"{path.name}:{line}", header, record)
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}: more than one column is called {listed(duplicates)}")
+
+
+def _header(path: Path, records: Iterator[_Record]) -> list[str]:
+    line, record = next(records, (1, []))
+    fault = record if isinstance(record, str) else _fault_in("".join(record))
+    if fault:
+        raise DataError(f"{path.name}:{line}: {fault}")
+    return list(record)
+
+
+def _row(origin: str, header: list[str], record: list[str] | str) -> Row | BadRow:
+    if isinstance(record, str):
+        return BadRow(origin, None, record)
+    if record == header:
+        return BadRow(origin, None, "a header line, not a row (with `data.column_names` the file must have none)")
+    if len(record) != len(header):
+        return BadRow(origin, None, f"{len(record)} fields, where the columns are {len(header)}: {listed(header)}")
+    for column, field in zip(header, record, strict=True):
+        if fault := _fault_in(field):
+            return BadRow(origin, column, fault)
+    return Row(dict(zip(header, record, strict=True)), origin)
+
+
+# Parquet
+
+
+def _parquet(path: Path, _: Sequence[str] | None) -> _Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_names(path, file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(values, f"{path.name}:{number}")
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(f"{path}: broken Parquet after row {number}: {error}") from error
+
+
+_READERS: dict[Format, Callable[[Path, Sequence[str] | None], _Rows]] = {
+    "json": _json,
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "tsv": _tsv,
+    "parquet": _parquet,
+}

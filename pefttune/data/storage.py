@@ -1,0 +1,58 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pefttune.errors import StorageError
+
+
+@contextmanager
+def storage_errors(target: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a StorageError about `target`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"{target} could not be written: {reason}. What stood there is untouched.") from error
+
+
+class _Output(io.FileIO):
+    """A file whose own failures are StorageErrors, so that those of whoever makes the rows keep their names."""
+
+    def __init__(self, path: Path, target: Path) -> None:
+        self.target = target
+        super().__init__(path, "xb")
+
+    def write(self, data: Any, /) -> int:
+        with storage_errors(self.target):
+            return super().write(data)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `target` when the block ends well and vanishes when it does not.
+
+    Folders are made. Raises StorageError when it cannot be written; `target` is then what it was.
+    """
+    temporary = target.parent / f".{secrets.token_hex(8)}.part"
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        raw = _Output(temporary, target)
+    try:
+        with io.BufferedWriter(raw) as file:
+            yield file
+            file.flush()
+            with storage_errors(target):
+                os.fsync(file.fileno())
+        with storage_errors(target):
+            temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

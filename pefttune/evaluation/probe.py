@@ -1,0 +1,42 @@
+"""Probe rows: a few rows with the scores they had, by which an adapter proves that it is the one that was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pefttune.data import Row
+from pefttune.errors import VerificationError
+from pefttune.inference import Session
+
+PROBE_ROWS = 16
+
+
+def take_probe(session: Session, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """The first rows of `rows` and the adapter's scores of them, JSON-able and exact."""
+    texts = [row.values["text"] for row in rows[:PROBE_ROWS]]
+    return {"texts": texts, "scores": _replay(session, name, texts)}
+
+
+def largest_difference(session: Session, name: str, probe: dict[str, Any]) -> float:
+    """How far the adapter's scores of the probe rows are from the stored ones. 0.0 on the machine that trained it."""
+    replayed = _replay(session, name, probe["texts"])
+    return float(np.abs(np.asarray(replayed) - np.asarray(probe["scores"])).max())
+
+
+def verify(session: Session, name: str, probe: dict[str, Any]) -> None:
+    """Raise VerificationError unless every probe row is scored exactly as stored (same machine, same dtype)."""
+    if difference := largest_difference(session, name, probe):
+        raise VerificationError(
+            f"read back into a fresh base, {name} scores its probe rows up to {difference:.3g} away from what the "
+            "trained one scored; it has not been stored. Please report this with the run folder's log"
+        )
+
+
+def _replay(session: Session, name: str, texts: Sequence[str]) -> list[list[float]]:
+    encoder = session[name].encoder
+    examples = [encoder(Row({"text": text}, f"probe row {i}")) for i, text in enumerate(texts, start=1)]
+    scores: list[list[float]] = session.scores(name, examples, batch_size=PROBE_ROWS).tolist()
+    return scores

@@ -1,0 +1,43 @@
+"""From an adapter's name to a session that serves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pefttune import bases, store
+from pefttune.errors import AdapterError
+from pefttune.inference.session import Session
+from pefttune.recipe import recipe_from_mapping
+
+
+def open_session(name: str, store_folder: Path | str = "adapters", base_source: str | None = None) -> Session:
+    """Load the base that the adapter `name` (or `name@version`) was trained on, and the adapter onto it.
+
+    `base_source` says where the base lies, if this machine has not seen it; it must still be the same base. Raises
+    AdapterError or BaseError.
+    """
+    folder = store.find(Path(store_folder), name)
+    base = load_base_of(folder, base_source)
+    session = Session(base)
+    session.load(folder, name=name)
+    session.use(name)
+    return session
+
+
+def load_base_of(folder: Path, base_source: str | None = None) -> bases.Base:
+    """A fresh base for the adapter saved in `folder`."""
+    manifest = store.read_manifest(folder)
+    section = recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}").base
+    if base_source is not None:
+        return bases.load(section.model_copy(update={"source": base_source, "revision": None}))
+    told = manifest["base"]
+    if told["hub_id"] is not None:
+        pinned = section.model_copy(update={"revision": told["revision"]})
+        return bases.load(pinned, origin=told["origin"])
+    known = bases.find_known(bases.Fingerprint(**told["fingerprint"]).digest)
+    if known is None:
+        raise AdapterError(
+            f"{manifest['name']} was trained on {told['origin']!r}, a private base that this machine has not seen; "
+            "say where it lies with --base FOLDER"
+        )
+    return bases.load(section.model_copy(update={"source": known}))

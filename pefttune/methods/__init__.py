@@ -1,0 +1,28 @@
+"""Methods of adapting a frozen base, and the files of adapters. A new method is one file and one line of `METHODS`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pefttune.methods import weights
+from pefttune.methods.lora import FILE_PREFIX, LoraAdapter, deactivate
+from pefttune.methods.protocol import Adapter
+
+METHODS: dict[str, Callable[..., Adapter]] = {"lora": LoraAdapter}
+
+
+def attach(model: Any, config: Any) -> Adapter:
+    """Attach a new, frozen adapter of `config.method` to `model`, in place. The model's outputs do not change yet.
+
+    Raises BaseError when the method cannot be attached to this base.
+    """
+    return METHODS[config.method](model, config)
+
+
+def activate(model: Any, adapter: Adapter | None) -> None:
+    """Let one adapter act in the model's forward, or none: then it is the base itself."""
+    deactivate(model)
+    if adapter is not None:
+        adapter.activate()
+
+
+__all__ = ["FILE_PREFIX", "METHODS", "Adapter", "activate", "attach", "weights"]

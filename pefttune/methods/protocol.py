@@ -1,0 +1,34 @@
+"""What a method of adapting gives: modules attached in place, whose parameters are all that is ever trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Adapter(Protocol):
+    """One adapter attached to a resident base. The loop sees only `parameters`; it never learns the method's name."""
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Its parameters by the key they have in the adapter's file."""
+
+    def train(self, mode: bool) -> None:
+        """Let its parameters learn and its dropout drop, or neither."""
+
+    def activate(self) -> None:
+        """Act in the model's forward, alone among the adapters of its method."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors by file key, on the CPU."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over tensors that were checked against `parameters`."""
+
+    def config(self) -> dict[str, Any]:
+        """What `adapter_config.json` says of it, without the base's name."""
+
+    def detach(self) -> None:
+        """Take it off the base, which is then as it was."""

@@ -1,0 +1,67 @@
+"""Read and write the files of an adapter: PEFT's layout, strictly checked, never a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pefttune.errors import AdapterError
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def write(
+    folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], base_id: str, revision: str | None
+) -> None:
+    """Write weights and configuration as PEFT reads them. `base_id` is a Hub id or a bare name, never a path."""
+    path = folder / WEIGHTS
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors keeps others out; an adapter is as readable as any file
+    content = {
+        **config,
+        "base_model_name_or_path": base_id,
+        "revision": revision,
+        "inference_mode": True,
+    }
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+
+
+def read(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's tensors, exactly those of `expected` (key, shape), all finite.
+
+    An extra key could overwrite the shared base, a missing one leaves a layer untrained: either is refused before
+    anything is touched. Raises AdapterError with every fault.
+    """
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            if faults := _faults(shapes, {key: tuple(tensor.shape) for key, tensor in expected.items()}):
+                raise AdapterError(f"{path} does not fit the adapter it is to fill:\n  " + "\n  ".join(faults))
+            state = {key: file.get_tensor(key) for key in shapes}
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}") from None
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise AdapterError(f"{path}: {key} holds NaN or infinite values")
+    return state
+
+
+def _faults(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    return [
+        *(f"{key} is not a tensor of this adapter" for key in sorted(found.keys() - expected.keys())[:5]),
+        *(f"{key} is missing" for key in sorted(expected.keys() - found.keys())[:5]),
+        *(
+            f"{key} has shape {list(found[key])}, but the base needs {list(expected[key])}"
+            for key in sorted(found.keys() & expected.keys())
+            if found[key] != expected[key]
+        ),
+    ]

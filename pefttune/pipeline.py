@@ -1,0 +1,224 @@
+"""The straight line from a recipe to a stored adapter. Start reading here: `run`."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttune import data, store, tasks
+from pefttune.data import Dataset, Example, Row
+from pefttune.errors import DataError
+from pefttune.recipe import Recipe, recipe_from_mapping
+
+if TYPE_CHECKING:  # torch and its family take seconds to import, and bad data must be told before
+    from torch import Tensor
+
+    from pefttune.evaluation import Comparison
+    from pefttune.inference import Session
+    from pefttune.training import TrainingLog
+
+Notify = Callable[[dict[str, Any]], None]
+ROWS_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run leaves: the stored adapter's folder and manifest, the comparison, the folder with log and figure."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    comparison: Comparison
+    run_folder: Path
+    seconds: float
+
+
+def run(recipe: Recipe, notify: Notify = lambda event: None) -> Run:
+    """Train the adapter of `recipe`, compare it with its base, prove that it was saved right, store it.
+
+    `notify` gets every event of the run as a JSON-able dict. Raises a PefttuneError; the store is then as it was.
+    """
+    started = time.perf_counter()
+    name = store.check_name(recipe.output.name)
+    task, rows = read_data(recipe)
+
+    from pefttune import bases, evaluation, methods, publishing, training
+    from pefttune.inference import Loaded, Session
+
+    run_folder = training.new_run_folder(Path(recipe.output.runs), name)
+    notify = training.logging_to(run_folder, notify)
+    notify({"event": "data", **asdict(rows.report)})
+    libraries_mib = training.resident_mib(bases.choose_device(recipe.base.device))
+    base = bases.load(recipe.base)
+    notify({"event": "base", **publishing.describe_base(base, recipe), "dtype_reason": base.dtype_reason})
+    _seed(recipe.seed)
+    session = Session(base)
+    encoder = task.encoder(base.tokenizer, recipe.data.max_length)
+    ours = session.add(
+        name, Loaded(task, encoder, methods.attach(base.model, recipe.adapter), task.new_head(base.model))
+    )
+    log = _fit(recipe, session, rows, run_folder, notify)
+    memory = training.MemorySplit(
+        device=base.device.type,
+        peak_mib=training.peak_mib(base.device),
+        libraries_mib=libraries_mib,
+        weights_mib=base.weight_bytes / 2**20,
+        adapter_and_optimizer_mib=(log.optimizer_bytes + 2 * sum(p.nbytes for p in ours.parameters.values())) / 2**20,
+    )
+    notify({"event": "memory", **asdict(memory), "activations_mib": memory.activations_mib})
+    comparison = _compare(recipe, session, name, rows.train, rows.test, notify)
+    text = json.dumps(asdict(comparison), indent=1, ensure_ascii=False)
+    (run_folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+    evaluation.draw(run_folder / "figure.png", name, log.steps, log.evaluations, comparison, task.labels)
+    manifest = publishing.describe(recipe, base, ours, rows.report, comparison, log, memory)
+    manifest["probe"] = evaluation.take_probe(session, name, rows.test)
+    state, peft_config = ours.state(), ours.peft_config()
+    del base, session, ours  # the proof needs room for a fresh base
+    gc.collect()
+    folder = _save(recipe, manifest, state, peft_config, run_folder, notify)
+    seconds = time.perf_counter() - started
+    notify({"event": "stored", "name": name, "folder": str(folder), "seconds": seconds})
+    return Run(folder, manifest, comparison, run_folder, seconds)
+
+
+def read_data(recipe: Recipe) -> tuple[tasks.Task, Dataset]:
+    """The recipe's task, its labels settled, and its rows, checked and split. Imports no torch. Raises DataError."""
+    task = tasks.get(recipe.task)
+    rows = data.load(recipe.data, task.columns, task.inputs, task.check)
+    return task.with_labels_of(rows.train, (*rows.validation, *rows.test)), rows
+
+
+def _fit(recipe: Recipe, session: Session, rows: Dataset, run_folder: Path, notify: Notify) -> TrainingLog:
+    from pefttune import batching, evaluation, training
+
+    name, config = recipe.output.name, recipe.training
+    ours = session[name]
+    train = _encode(recipe, ours.encoder, rows.train, "training", notify)
+    validation = _encode(recipe, ours.encoder, rows.validation, "validation", notify)
+    lengths = [len(example) for example in train]
+
+    def loss(batch: batching.Batch) -> Tensor:
+        return session.loss(name, batch)
+
+    def evaluate() -> dict[str, Any]:
+        return evaluation.score(session, name, rows.validation, config.per_device_eval_batch_size, validation).metrics
+
+    work = training.Work(
+        trainable=ours.parameters,
+        plan=lambda epoch: batching.training_steps(
+            lengths, config.per_device_train_batch_size, config.gradient_accumulation_steps, (recipe.seed, epoch)
+        ),
+        collate=lambda indices: session.collate([train[i] for i in indices], every_answer=False),
+        loss=loss,
+        train_mode=ours.train,
+        evaluate=evaluate,
+        primary=ours.task.primary,
+        origins=lambda indices: [train[i].origin for i in indices],
+        base_digest=session.base.digest,
+    )
+    session.use(name)
+    training.reset_peak(session.base.device)
+    return training.fit(work, config, run_folder, notify)
+
+
+def _encode(recipe: Recipe, encoder: tasks.Encoder, rows: Sequence[Row], what: str, notify: Notify) -> list[Example]:
+    """The rows as examples. Texts that do not fit `max_length` are counted and told; raises DataError if so asked."""
+    examples = [encoder(row) for row in rows]
+    long = [example.origin for example in examples if example.truncated]
+    if not long:
+        return examples
+    told = f"{len(long)} of {len(rows)} {what} rows do not fit data.max_length = {recipe.data.max_length} tokens"
+    named = ", ".join(long[:ROWS_NAMED]) + (" …" if len(long) > ROWS_NAMED else "")
+    if recipe.data.too_long == "error":
+        raise DataError(f"{told}: {named}. Raise the limit, or set data.too_long to truncate or drop")
+    dropped = recipe.data.too_long == "drop" and what == "training"
+    notify({"event": "notice", "message": f"{told}; they {'are dropped' if dropped else 'lose their end'}: {named}"})
+    return [example for example in examples if not (dropped and example.truncated)]
+
+
+def evaluate(
+    name: str, store_folder: Path, source: str | None, base_source: str | None, notify: Notify = lambda event: None
+) -> tuple[Comparison, Recipe]:
+    """Compare a stored adapter with its base: on the test rows of its recipe, or on a labelled file `source`.
+
+    Raises AdapterError, BaseError or DataError.
+    """
+    folder = store.find(store_folder, name)
+    recipe = recipe_from_mapping(store.read_manifest(folder)["recipe"], where=f"{name}/{store.MANIFEST}")
+    if source is None:
+        try:
+            _, rows = read_data(recipe)
+        except DataError as error:  # a published recipe names a private file without its folder
+            raise DataError(f"{error} Labelled rows can be given with --data FILE.") from None
+        train, test = rows.train, rows.test
+    else:
+        task = tasks.get(recipe.task)
+        train = test = data.load_file(source, recipe.data, task.columns, task.check)
+
+    from pefttune.inference import open_session
+
+    session = open_session(name, store_folder, base_source)
+    return _compare(recipe, session, name, train, test, notify), recipe
+
+
+def _compare(
+    recipe: Recipe, session: Session, name: str, train: Sequence[Row], test: Sequence[Row], notify: Notify
+) -> Comparison:
+    """Base and adapter on the same test rows; `train` says which label is the commonest."""
+    from pefttune import evaluation
+    from pefttune.inference import Loaded
+
+    zero_shot = session[name].task.zero_shot()
+    encoder = zero_shot.encoder(session.base.tokenizer, recipe.data.max_length)
+    session.add("base", Loaded(zero_shot, encoder))
+
+    def scored(who: str, examples: list[Example]) -> evaluation.Scored:
+        def progress(done: int) -> None:
+            notify({"event": "scoring", "what": who, "done": done, "of": len(test)})
+
+        return evaluation.score(session, who, test, recipe.training.per_device_eval_batch_size, examples, progress)
+
+    base = scored("base", [encoder(row) for row in test])
+    adapter = scored(name, _encode(recipe, session[name].encoder, test, "test", notify))
+    settings = recipe.evaluation
+    comparison = evaluation.compare(
+        base, adapter, train, settings.bootstrap_samples, settings.confidence_level, recipe.seed
+    )
+    notify({"event": "comparison", **comparison.summary()})
+    return comparison
+
+
+def _save(
+    recipe: Recipe,
+    manifest: dict[str, Any],
+    state: Mapping[str, Tensor],
+    peft_config: Mapping[str, Any],
+    run_folder: Path,
+    notify: Notify,
+) -> Path:
+    """Stage the adapter's folder, read it back into a fresh base, compare, and only then make it a version."""
+    from pefttune import bases, evaluation, methods, publishing
+    from pefttune.inference import Session
+
+    name, base = recipe.output.name, manifest["base"]
+    with store.staged(Path(recipe.output.store), name) as staging:
+        methods.weights.write(staging, peft_config, state, base["hub_id"] or base["origin"], base["revision"])
+        shutil.copyfile(run_folder / "figure.png", staging / "figure.png")
+        (staging / "README.md").write_text(publishing.render_card(manifest), encoding="utf-8")
+        store.write_manifest(staging, manifest)
+        notify({"event": "verifying", "rows": len(manifest["probe"]["texts"])})
+        session = Session(bases.load(recipe.base, origin=base["origin"]))
+        session.load(staging, name=name)
+        evaluation.verify(session, name, manifest["probe"])
+        return store.commit(staging)
+
+
+def _seed(seed: int) -> None:
+    from accelerate.utils import set_seed
+
+    set_seed(seed)

@@ -1,0 +1,50 @@
+"""The adapter's README: what it is, whether it is better than the base, how to use it, what it was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pefttune.data import CATALOGUE
+
+TEMPLATE = "card.md.jinja"
+
+
+def render_card(manifest: dict[str, Any]) -> str:
+    """The card of an adapter from its manifest, as Markdown with the Hub's metadata on top."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    environment.globals |= {"pct": _percent, "points": _points}
+    recipe, base = manifest["recipe"], manifest["base"]
+    return environment.get_template(TEMPLATE).render(
+        name=manifest["name"],
+        task=recipe["task"]["type"],
+        approach=recipe["task"]["approach"],
+        labels=manifest["labels"],
+        prompt=manifest["prompt"],
+        method=recipe["adapter"]["method"],
+        parameters=manifest["parameters"],
+        version=manifest["versions"]["pefttune"],
+        license=recipe["output"]["license"],
+        base_id=base["hub_id"] or base["origin"],
+        base_revision=base["revision"],
+        base_source=base["source"],
+        base_origin=base["origin"],
+        quantization=base["fingerprint"]["quantization"],
+        comparison=manifest["comparison"],
+        confidence=recipe["evaluation"]["confidence_level"],
+        data=manifest["data"],
+        citation=known.citation if (known := CATALOGUE.get(manifest["data"]["source"])) else None,
+        training=manifest["training"],
+    )
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.1f} points"

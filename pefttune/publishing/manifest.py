@@ -1,0 +1,71 @@
+"""What `pefttune.json` says of a trained adapter: enough to load it, to repeat it, and to judge it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from pefttune.bases import Base
+from pefttune.data import DataReport
+from pefttune.evaluation import Comparison
+from pefttune.inference import Loaded
+from pefttune.publishing.portable import last_part, portable
+from pefttune.recipe import Recipe, to_mapping
+from pefttune.training import MemorySplit, TrainingLog
+
+VERSIONED = ("pefttune", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
+
+
+def describe(
+    recipe: Recipe,
+    base: Base,
+    loaded: Loaded,
+    report: DataReport,
+    comparison: Comparison,
+    log: TrainingLog,
+    memory: MemorySplit,
+) -> dict[str, Any]:
+    """The manifest of a trained adapter, JSON-able, without probe rows and file digests."""
+    return {
+        "name": recipe.output.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": portable(to_mapping(recipe)),
+        "labels": list(loaded.task.labels),
+        "prompt": loaded.encoder.render(),
+        "base": describe_base(base, recipe),
+        "data": asdict(report) | {"source": last_part(report.source)},
+        "parameters": sum(parameter.numel() for parameter in loaded.parameters.values()),
+        "comparison": comparison.summary(),
+        "training": {
+            "steps": len(log.steps),
+            "best_step": log.best_step,
+            "stopped_early": log.stopped_early,
+            "seconds": log.seconds,
+            "device": memory.device,
+            "dtype": dtype_name(base),
+            "memory": {**asdict(memory), "activations_mib": memory.activations_mib},
+        },
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in VERSIONED},
+    }
+
+
+def describe_base(base: Base, recipe: Recipe) -> dict[str, Any]:
+    """Which base it is and where it came from, without a path of the machine."""
+    mapping = portable(to_mapping(recipe))
+    return {
+        "source": mapping["base"]["source"],
+        "hub_id": base.located.hub_id,
+        "revision": base.located.revision,
+        "origin": base.located.origin,
+        "fingerprint": asdict(base.fingerprint),
+        "dtype": dtype_name(base),
+    }
+
+
+def dtype_name(base: Base) -> str:
+    """`bfloat16`, `float32`, …"""
+    return str(base.dtype).removeprefix("torch.")

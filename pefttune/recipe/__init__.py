@@ -1,0 +1,28 @@
+"""Recipes: one YAML file, one downstream task. Read, checked with every fault in one error, and explained; no torch."""
+
+from pefttune.recipe.explain import Explanation, explain
+from pefttune.recipe.keys import all_keys
+from pefttune.recipe.load import (
+    LoadedRecipe,
+    load_recipe,
+    read_recipe,
+    recipe_from_mapping,
+    resolved_yaml,
+    to_mapping,
+)
+from pefttune.recipe.schema import Recipe
+from pefttune.recipe.shipped import shipped_recipes
+
+__all__ = [
+    "Explanation",
+    "LoadedRecipe",
+    "Recipe",
+    "all_keys",
+    "explain",
+    "load_recipe",
+    "read_recipe",
+    "recipe_from_mapping",
+    "resolved_yaml",
+    "shipped_recipes",
+    "to_mapping",
+]

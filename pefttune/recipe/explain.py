@@ -1,0 +1,87 @@
+"""What a key of the recipe means, what it may be, and what it is in a given recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pefttune.errors import RecipeError
+from pefttune.recipe.document import inline
+from pefttune.recipe.keys import ROOT, Key, keys_of, unknown_key, walk
+from pefttune.recipe.load import LoadedRecipe, to_mapping
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One key, in words. Values are written as in a recipe; None means that there is none.
+
+    A required key has no default. A section has no default, example or value: it has `keys`.
+    """
+
+    key: str
+    meaning: str
+    type: str
+    choices: tuple[str, ...] = ()
+    bounds: str | None = None
+    unit: str | None = None
+    default: str | None = None
+    example: str | None = None
+    value: str | None = None
+    origin: str | None = None
+    keys: tuple[str, ...] = ()
+
+
+def explain(key: str, loaded: LoadedRecipe | None = None) -> Explanation:
+    """Explain a key such as `training.learning_rate`, or a section such as `training`."""
+    known = dict(walk())
+    if key not in known:
+        raise RecipeError(f"{key}: {_unknown(key, known)}")
+    found = known[key]
+    section, slot = bool(found.slot.sections()), found.slot
+    return Explanation(
+        key=key,
+        meaning=found.info.description or "",
+        type=slot.phrase(bounds=False),
+        choices=tuple(slot.choices()),
+        bounds=slot.bounds() or None,
+        unit=_unit(found),
+        default=None if section else _default(found),
+        example=None if section else _example(found),
+        value=None if section or loaded is None else _value(key, loaded),
+        origin=None if section or loaded is None else loaded.origins[key],
+        keys=tuple(f"{key}.{name}" for name in keys_of(slot)),
+    )
+
+
+def _unknown(key: str, known: dict[str, Key]) -> str:
+    parent = key.rpartition(".")[0]
+    while parent and parent not in known:
+        key, parent = parent, parent.rpartition(".")[0]
+    siblings = known[parent].slot if parent else ROOT
+    return unknown_key(key, siblings) if keys_of(siblings) else f"unknown key; {parent} has no keys below it"
+
+
+def _unit(key: Key) -> str | None:
+    extra = key.info.json_schema_extra
+    return str(extra["unit"]) if isinstance(extra, dict) else None
+
+
+def _default(key: Key) -> str | None:
+    if key.info.is_required():
+        return None
+    return inline(key.info.get_default(call_default_factory=True))
+
+
+def _example(key: Key) -> str:
+    if key.info.examples:
+        return inline(key.info.examples[0])
+    return _default(key) or key.slot.choices()[0]
+
+
+def _value(key: str, loaded: LoadedRecipe) -> str | None:
+    value: Any = to_mapping(loaded.recipe)
+    for part in key.split("."):
+        if part not in value:
+            return None
+        value = value[part]
+    return inline(value)

@@ -1,0 +1,399 @@
+"""A recipe: one YAML file, one downstream task, complete. Typed, frozen, strict; this is where every knob is defined.
+
+Each field carries its meaning in `description`, its unit in `json_schema_extra`, and an example where its default shows
+none; `pefttune explain` and the pages in `docs/recipe/` are made from them. A rule that no type can say is a validator:
+it raises ValueError with a sentence for the user. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Hashable
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+T = TypeVar("T", bound=Hashable)
+
+
+def _not_boolean(value: Any) -> Any:
+    """Pydantic alone reads `true` as the number 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("not_a_number", "not a number")
+    return value
+
+
+def _some_and_distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    if not values:
+        raise ValueError("must not be empty")
+    for value, times in Counter(values).items():
+        if times > 1:
+            raise ValueError(f"{value!r} stands here {times} times")
+    return values
+
+
+Whole = Annotated[int, BeforeValidator(_not_boolean)]
+Number = Annotated[float, BeforeValidator(_not_boolean)]
+Switch = Annotated[bool, Strict()]
+NonNegative = Annotated[Number, Field(ge=0)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
+Texts = Annotated[tuple[str, ...], AfterValidator(_some_and_distinct)]
+Indices = Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], AfterValidator(_some_and_distinct)]
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_min_length=1)
+
+
+class TextClassification(Section):
+    """Sentiment, topic, intent, spam: one label for a text."""
+
+    type: Literal["text-classification"] = Field(description="The task, by the Hub's pipeline tag.")
+    approach: Literal["label-words", "head"] = Field(
+        "label-words",
+        description="`label-words`: the language model answers with the label's words and the likeliest answer wins. "
+        "`head`: a new linear layer on the last token's hidden state.",
+    )
+    labels: Texts | None = Field(
+        None,
+        description="The labels, in order. By default those of the training rows, sorted.",
+        examples=[["negative", "positive"]],
+    )
+    instruction: str = Field(
+        "Classify the text. Answer with one of: {labels}.",
+        description="System message for `label-words`; `{labels}` stands for the labels joined by commas.",
+        examples=["Did the writer like the film? Answer with one of {labels}."],
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def _at_least_two(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if labels is not None and len(labels) < 2:
+            raise ValueError(f"needs at least two labels; {labels[0]!r} alone leaves nothing to learn")
+        return labels
+
+    @field_validator("instruction")
+    @classmethod
+    def _known_placeholders(cls, instruction: str) -> str:
+        for name in re.findall(r"{([^{}]*)}", instruction):
+            if name != "labels":
+                raise ValueError(f"unknown placeholder '{{{name}}}'; only '{{labels}}' is filled in")
+        return instruction
+
+
+class Base(Section):
+    """The frozen pretrained model."""
+
+    source: str = Field(
+        "smollm2-135m-instruct",
+        description="A catalogue name, a Hub id, a local folder, or a GGUF file.",
+    )
+    revision: str | None = Field(None, description="Commit, tag or branch on the Hub.", examples=["main"])
+    quantization: Literal["nf4", "fp4", "int8", "none"] = Field(
+        "nf4", description="How the frozen weights are kept (QLoRA, arXiv:2305.14314; LLM.int8(), arXiv:2208.07339)."
+    )
+    double_quantization: Switch = Field(
+        True, description="Quantize the 4-bit scales as well: 0.4 bit per parameter less. Only for nf4 and fp4."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Compute dtype. `auto` measures which one this machine multiplies fastest."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the base lives. `auto`: a GPU if any.")
+
+
+class Split(Section):
+    """How rows of one source are divided; by content, so that a row never wanders when the file grows."""
+
+    validation: Fraction = Field(
+        0.1,
+        description="Part of the rows held out to watch training.",
+        json_schema_extra={"unit": "fraction of the rows"},
+    )
+    test: Fraction = Field(
+        0.1,
+        description="Part of the rows held out for the final comparison.",
+        json_schema_extra={"unit": "fraction of the rows"},
+    )
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> Split:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together leave no rows to train on: their sum must be below 1")
+        return self
+
+
+class Bin(Section):
+    """An open interval of a numeric label."""
+
+    above: Number | None = Field(None, description="Values must be greater than this.")
+    below: Number | None = Field(None, description="Values must be less than this.")
+
+    @model_validator(mode="after")
+    def _not_void(self) -> Bin:
+        lower, upper = self.ends
+        if lower >= upper:
+            raise ValueError(f"holds no number: none is greater than {lower:g} and less than {upper:g}")
+        return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends, infinite where none is given."""
+        return (-math.inf if self.above is None else self.above, math.inf if self.below is None else self.below)
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies strictly inside the interval."""
+        lower, upper = self.ends
+        return lower < value < upper
+
+
+class Data(Section):
+    """Where rows come from and how they are read."""
+
+    source: str | None = Field(
+        None,
+        description="One source to be split: a catalogue name, a file, or a Hub data set id.",
+        examples=["reviews.csv"],
+    )
+    train: str | None = Field(
+        None,
+        description="Training rows: a file, or a split's name when `source` is a Hub id.",
+        examples=["train.jsonl"],
+    )
+    validation: str | None = Field(
+        None,
+        description="Validation rows, likewise. Without it, a part of `train`.",
+        examples=["validation.jsonl"],
+    )
+    test: str | None = Field(None, description="Test rows, likewise.", examples=["test.jsonl"])
+    revision: str | None = Field(None, description="Commit of the Hub data set.", examples=["main"])
+    config_name: str | None = Field(None, description="Configuration of the Hub data set.", examples=["plain_text"])
+    format: Literal["auto", "json", "jsonl", "csv", "tsv", "parquet"] = Field(
+        "auto", description="File format. `auto`: by the file's ending."
+    )
+    column_names: Texts | None = Field(
+        None,
+        description="Names of the columns of a CSV or TSV file that has no header line.",
+        examples=[["text", "label"]],
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="The task's column → the source's column, where they differ.",
+        examples=[{"text": "review", "label": "stars"}],
+    )
+    label_bins: dict[str, Bin] | None = Field(
+        None,
+        description="Turns a numeric label into a name: label → {above, below}. Rows in no bin are left out.",
+        examples=[{"negative": {"below": 0}, "positive": {"above": 0}}],
+    )
+    split: Split = Field(default_factory=Split, description="Division of `source` where it has no splits of its own.")
+    max_train_samples: Whole | None = Field(
+        None,
+        gt=0,
+        description="Rows to train on at most, chosen by content. By default all.",
+        examples=[10000],
+        json_schema_extra={"unit": "rows"},
+    )
+    max_eval_samples: Whole | None = Field(
+        None,
+        gt=0,
+        description="Validation rows at most, chosen by content. By default all.",
+        examples=[1000],
+        json_schema_extra={"unit": "rows"},
+    )
+    max_test_samples: Whole | None = Field(
+        None,
+        gt=0,
+        description="Test rows at most, chosen by content. By default all.",
+        examples=[1000],
+        json_schema_extra={"unit": "rows"},
+    )
+    max_length: Whole = Field(
+        512,
+        gt=0,
+        description="Longest example, prompt and answer together.",
+        json_schema_extra={"unit": "tokens"},
+    )
+    too_long: Literal["truncate", "drop", "error"] = Field(
+        "truncate", description="What happens to a text over `max_length`: always counted and reported."
+    )
+    max_bad_rows: Whole = Field(
+        0,
+        ge=0,
+        description="Broken rows to skip, counted and named; one more stops the run.",
+        json_schema_extra={"unit": "rows"},
+    )
+
+    @field_validator("label_bins")
+    @classmethod
+    def _bins_are_apart(cls, bins: dict[str, Bin] | None) -> dict[str, Bin] | None:
+        if bins is None:
+            return None
+        if len(bins) < 2:
+            raise ValueError("needs at least two bins, or there is one label at most and nothing to learn")
+        # In order of their lower ends, bins that overlap at all overlap their neighbour.
+        for (left, one), (right, other) in pairwise(sorted(bins.items(), key=lambda item: item[1].ends)):
+            if one.ends[1] > other.ends[0]:
+                raise ValueError(f"bins {left!r} and {right!r} overlap: a number can lie in both")
+        return bins
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Data:
+        if self.source is None and self.train is None:
+            raise ValueError("give `source` (one source, to be split) or `train` (a file)")
+        return self
+
+
+class Lora(Section):
+    """LoRA (arXiv:2106.09685), through PEFT."""
+
+    method: Literal["lora"] = Field(description="The kind of adapter.")
+    r: Whole = Field(8, gt=0, le=1024, description="Rank of the update matrices.")
+    lora_alpha: NonNegative | None = Field(
+        None, description="Scale: the update is multiplied by lora_alpha / r. By default 2 · r.", examples=[16]
+    )
+    lora_dropout: Fraction = Field(0.0, description="Dropout on the adapter's input while training.")
+    target_modules: Literal["all-linear"] | Texts = Field(
+        "all-linear",
+        description="Names of the modules to adapt, or `all-linear`: every linear layer below the output layer "
+        "(“LoRA Without Regret”, thinkingmachines.ai, 2025).",
+    )
+    layers_to_transform: Indices | None = Field(
+        None, description="Indices of the layers to adapt, from 0. By default all.", examples=[[28, 29]]
+    )
+    use_rslora: Switch = Field(False, description="Scale by lora_alpha / √r instead (arXiv:2312.03732).")
+
+
+class Training(Section):
+    """The loop. Names are those of transformers' TrainingArguments."""
+
+    per_device_train_batch_size: Whole = Field(
+        16, gt=0, description="Examples per forward pass.", json_schema_extra={"unit": "examples"}
+    )
+    gradient_accumulation_steps: Whole = Field(
+        1, gt=0, description="Forward passes per optimizer step.", json_schema_extra={"unit": "forward passes"}
+    )
+    per_device_eval_batch_size: Whole = Field(
+        32, gt=0, description="Examples per forward pass in evaluation.", json_schema_extra={"unit": "examples"}
+    )
+    num_train_epochs: NonNegative = Field(
+        1.0, description="Passes over the training rows.", json_schema_extra={"unit": "epochs"}
+    )
+    max_steps: Whole | None = Field(
+        None,
+        gt=0,
+        description="Optimizer steps at most; overrides `num_train_epochs`.",
+        examples=[1000],
+        json_schema_extra={"unit": "optimizer steps"},
+    )
+    learning_rate: NonNegative = Field(5e-4, description="Peak learning rate of AdamW.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="Shape of the learning rate over the run (transformers' schedulers)."
+    )
+    warmup_ratio: Fraction = Field(
+        0.05,
+        description="Part of the run over which the learning rate rises.",
+        json_schema_extra={"unit": "fraction of the optimizer steps"},
+    )
+    weight_decay: NonNegative = Field(0.0, description="AdamW's decoupled weight decay.")
+    max_grad_norm: NonNegative = Field(
+        1.0, description="Gradient norm above which gradients are scaled down; 0: never."
+    )
+    eval_steps: Whole | None = Field(
+        None,
+        gt=0,
+        description="Optimizer steps between evaluations. By default four evenly spaced ones.",
+        examples=[100],
+        json_schema_extra={"unit": "optimizer steps"},
+    )
+    load_best_model_at_end: Switch = Field(True, description="Keep the weights of the best evaluation, not the last.")
+    early_stopping_patience: Whole | None = Field(
+        None,
+        gt=0,
+        description="Stop after so many evaluations without improvement. By default never.",
+        examples=[3],
+        json_schema_extra={"unit": "evaluations"},
+    )
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = Field(
+        (),
+        description="Trackers to report to, through Accelerate. The JSON-lines log is always written.",
+        examples=[["tensorboard"]],
+    )
+
+
+class Evaluation(Section):
+    """How base and adapter are compared on the test rows."""
+
+    bootstrap_samples: Whole = Field(
+        2000,
+        ge=100,
+        description="Resamples for the paired bootstrap interval.",
+        json_schema_extra={"unit": "resamples"},
+    )
+    confidence_level: Number = Field(0.95, gt=0, lt=1, description="Coverage of the intervals.")
+
+
+class Output(Section):
+    """Where things are written."""
+
+    name: str = Field(
+        description="Name of the adapter, and of its folder: 1 to 64 of `a-z`, `0-9`, `-`, `_` and `.`; a letter or "
+        "digit first, no `..`; not `base` or `default`.",
+        examples=["film-sentiment"],
+    )
+    store: str = Field("adapters", description="The store: `adapters/<name>/<version>/`.")
+    runs: str = Field("runs", description="Where run folders go: `runs/<name>/<time>/`.")
+    license: str | None = Field(
+        None, description="Licence of the adapter, for its card (an SPDX identifier).", examples=["Apache-2.0"]
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, name: str) -> str:
+        if name in ("base", "default"):
+            raise ValueError(f"{name!r} is reserved; take another name")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name) or ".." in name:
+            raise ValueError(
+                f"{name!r} is not a safe name; take 1 to 64 small letters, digits, '-', '_' and '.', "
+                "with a letter or digit first and without '..'"
+            )
+        return name
+
+
+class Recipe(Section):
+    """One downstream task, complete."""
+
+    task: TextClassification = Field(description="What is to be learned.")
+    base: Base = Field(default_factory=Base, description="The frozen model.")
+    data: Data = Field(description="The rows.")
+    adapter: Lora = Field(default_factory=lambda: Lora(method="lora"), description="What is trained.")
+    training: Training = Field(default_factory=Training, description="How it is trained.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="How it is compared with the base.")
+    output: Output = Field(description="Where it goes.")
+    # NumPy takes no larger seed.
+    seed: Whole = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
+
+    @field_validator("data")
+    @classmethod
+    def _bins_name_the_labels(cls, data: Data, info: ValidationInfo) -> Data:
+        # A validator of `data`, not of the whole: pydantic skips those of the whole when anything else is wrong.
+        labels = getattr(info.data.get("task"), "labels", None)
+        strangers = sorted(set(data.label_bins or ()) - set(labels or data.label_bins or ()))
+        if strangers:
+            raise ValueError(f"label_bins has {', '.join(map(repr, strangers))}, not among task.labels")
+        return data

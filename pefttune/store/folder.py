@@ -1,0 +1,110 @@
+"""The store: `<store>/<name>/<version>/`, versions 1, 2, 3, …; a folder is there whole or not at all."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pefttune.errors import AdapterError, StorageError
+from pefttune.store.manifest import MANIFEST
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+RESERVED = frozenset({"base", "default"})
+
+
+def check_name(name: str) -> str:
+    """The name, if it is safe as a folder on every system. Raises AdapterError."""
+    if not NAME.fullmatch(name) or ".." in name or name in RESERVED:
+        raise AdapterError(
+            f"{name!r} cannot name an adapter: use small letters, digits, '-', '_' and single dots, begin with a "
+            f"letter or digit, at most 64 of them, and none of {', '.join(sorted(RESERVED))}"
+        )
+    return name
+
+
+def names(store: Path) -> list[str]:
+    """Names of all adapters in the store, sorted."""
+    if not store.is_dir():
+        return []
+    return sorted(p.name for p in store.iterdir() if NAME.fullmatch(p.name) and p.is_dir() and versions(store, p.name))
+
+
+def versions(store: Path, name: str) -> list[int]:
+    """Complete versions of an adapter, oldest first."""
+    folder = store / name
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(p.name) for p in found if p.name.isdecimal() and (p / MANIFEST).is_file())
+
+
+def find(store: Path, name: str) -> Path:
+    """The folder of `name` (its newest version) or `name@version`. Raises AdapterError with the names there are."""
+    plain, _, version = name.partition("@")
+    check_name(plain)
+    present = versions(store, plain)
+    if not present:
+        known = names(store)
+        close = difflib.get_close_matches(plain, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; it holds {', '.join(known) or 'none'}"
+        raise AdapterError(f"no adapter {plain!r} in the store {store}{hint}")
+    if version and (not version.isdecimal() or int(version) not in present):
+        raise AdapterError(f"{plain} has no version {version!r}; it has {', '.join(map(str, present))}")
+    return store / plain / str(int(version) if version else present[-1])
+
+
+@contextmanager
+def staged(store: Path, name: str) -> Iterator[Path]:
+    """A temporary folder beside the versions of `name`; the block fills it and then calls `commit` on it.
+
+    Left without a commit it is removed, and what was stored before is untouched. A write that fails for want of room
+    or rights becomes a StorageError that says so.
+    """
+    check_name(name)
+    home = store / name
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=home, prefix=".staging-"))
+        staging.chmod(0o755)  # mkdtemp keeps others out; an adapter is as readable as any file
+    except OSError as error:
+        raise StorageError(f"the store {home} cannot be written to: {error.strerror}") from None
+    try:
+        yield staging
+    except OSError as error:
+        raise StorageError(
+            f"the adapter could not be saved in {home}: {error.strerror or error}; earlier versions are untouched"
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not any(home.iterdir()):
+            home.rmdir()
+
+
+def commit(staging: Path) -> Path:
+    """Make a staged folder the next version: flushed to disk, then renamed. Safe beside other processes."""
+    for path in (*staging.rglob("*"), staging):
+        _flush(path)
+    home = staging.parent
+    version = max(versions(home.parent, home.name), default=0) + 1
+    while True:
+        try:
+            os.rename(staging, home / str(version))  # fails when another process took this version meanwhile
+            break
+        except OSError:
+            if not (home / str(version)).exists():
+                raise
+            version += 1
+    _flush(home)
+    return home / str(version)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,57 @@
+"""`pefttune.json`: what is known of an adapter, with the sha256 of every other file in its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pefttune.errors import AdapterError
+
+MANIFEST = "pefttune.json"
+FORMAT = 1
+MAX_BYTES = 16 << 20
+NEEDED = ("name", "recipe", "labels", "base", "files")
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write the manifest, last of all files: it names the sha256 of every other one."""
+    files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST}
+    text = json.dumps({"format": FORMAT, **content, "files": files}, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path, check_files: bool = True) -> dict[str, Any]:
+    """The manifest, with every file's sha256 checked. Raises AdapterError for a damaged, changed or foreign folder."""
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise AdapterError(f"{path}: too large for a manifest")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{path} is damaged: {error}") from None
+    if not isinstance(content, dict) or any(key not in content for key in NEEDED):
+        raise AdapterError(f"{path} is not a manifest of pefttune")
+    if content.get("format") != FORMAT:
+        raise AdapterError(f"{path}: format {content.get('format')} is not {FORMAT}; a newer pefttune may read it")
+    if check_files:
+        _check_files(folder, content["files"])
+    return content
+
+
+def _check_files(folder: Path, files: dict[str, str]) -> None:
+    for name, digest in files.items():
+        if Path(name).name != name or not (folder / name).is_file():
+            raise AdapterError(f"{folder / name} is missing")
+        if _sha256(folder / name) != digest:
+            raise AdapterError(
+                f"{folder / name} has been changed or damaged: its sha256 is not the one it was saved with"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,17 @@
+"""Downstream tasks: rows to examples, loss, prediction, metrics. A new task is one file and one line of `TASKS`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pefttune.tasks.protocol import Encoder, Prediction, Task
+from pefttune.tasks.text_classification import TextClassification
+
+TASKS: dict[str, Callable[..., Task]] = {"text-classification": TextClassification.from_section}
+
+
+def get(section: Any) -> Task:
+    """The task that a recipe's `task` section describes."""
+    return TASKS[section.type](section)
+
+
+__all__ = ["TASKS", "Encoder", "Prediction", "Task", "TextClassification", "get"]

@@ -1,0 +1,118 @@
+"""Rows to tokens for text classification, the same way in training and at inference.
+
+The chat template is rendered once with a placeholder and cut there; the text between is tokenized on its own and never
+as special tokens, so a row that holds `<|im_end|>` cannot end its own turn, every prompt begins with the same tokens,
+and cutting a long text cannot cut the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pefttune.data import Example, Row
+from pefttune.errors import BaseError, DataError
+
+PLACEHOLDER = "\u2402TEXT\u2403"  # survives templates that strip or escape
+
+
+class LabelWordEncoder:
+    """Asks the language model for the label's words. Each answer ends with the end-of-turn token."""
+
+    def __init__(self, tokenizer: Any, labels: Sequence[str], instruction: str, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._labels = {label: index for index, label in enumerate(labels)}
+        self._rendered, answer_prefix = _render(tokenizer, instruction)
+        before, _, after = self._rendered.partition(PLACEHOLDER)
+        # A chat template writes its own first token; without one the tokenizer's is due, once.
+        first = () if tokenizer.chat_template else _special_tokens_around(tokenizer)[0]
+        self._before = (*first, *_tokens(tokenizer, before))
+        self._after = _tokens(tokenizer, after)
+        if tokenizer.eos_token_id is None:
+            raise BaseError("the base's tokenizer has no end-of-sequence token, so an answer could not end")
+        self._answers = tuple(
+            (*_tokens(tokenizer, answer_prefix + label), tokenizer.eos_token_id) for label in self._labels
+        )
+        if len(set(self._answers)) < len(self._answers):
+            raise DataError("task.labels: two labels are the same tokens for this base; rename one")
+        fixed = len(self._before) + len(self._after) + max(map(len, self._answers))
+        self._room = _room(max_length, fixed)
+
+    def __call__(self, row: Row) -> Example:
+        """Prompt and every label's answer; only the text is cut, at its end."""
+        text = _text_tokens(self._tokenizer, row.values["text"])
+        prompt = (*self._before, *text[: self._room], *self._after)
+        return Example(prompt, self._answers, _target(self._labels, row), row.origin, len(text) > self._room)
+
+    def render(self) -> str:
+        """The prompt with `{text}` in place of the text."""
+        return self._rendered.replace(PLACEHOLDER, "{text}")
+
+
+class HeadEncoder:
+    """The bare text, with the special tokens that the tokenizer puts around every text."""
+
+    def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._labels = {label: index for index, label in enumerate(labels)}
+        self._before, self._after = _special_tokens_around(tokenizer)
+        self._room = _room(max_length, len(self._before) + len(self._after))
+
+    def __call__(self, row: Row) -> Example:
+        """The text, cut at its end; the head reads the last token."""
+        text = _text_tokens(self._tokenizer, row.values["text"])
+        prompt = (*self._before, *text[: self._room], *self._after)
+        return Example(prompt, (), _target(self._labels, row), row.origin, len(text) > self._room)
+
+    def render(self) -> str:
+        """The text alone."""
+        return "{text}"
+
+
+def _render(tokenizer: Any, instruction: str) -> tuple[str, str]:
+    """The prompt with a placeholder for the text, and what stands before an answer (a space without a template)."""
+    if not tokenizer.chat_template:
+        return f"{instruction}\n\n{PLACEHOLDER}\n\nAnswer:", " "
+    from jinja2 import TemplateError
+
+    with_system = [{"role": "system", "content": instruction}, {"role": "user", "content": PLACEHOLDER}]
+    without_system = [{"role": "user", "content": f"{instruction}\n\n{PLACEHOLDER}"}]
+    for messages in (with_system, without_system):  # Gemma's template, for one, raises on a system message
+        try:
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError:
+            continue
+        if PLACEHOLDER in rendered and instruction in rendered:
+            return rendered, ""
+    raise BaseError("the base's chat template renders neither a system nor a user message; `task.approach: head` works")
+
+
+def _tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Tokens of template text, special tokens recognised, none added."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _text_tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Tokens of a user's text: what looks like a special token in it is spelled out."""
+    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def _special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the tokenizer puts before and after every text by itself (BOS, [CLS] … [SEP], or nothing)."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+    return tuple(full[:start]), tuple(full[start + len(bare) :])
+
+
+def _room(max_length: int, fixed: int) -> int:
+    if max_length <= fixed:
+        raise DataError(
+            f"data.max_length: {max_length} tokens leave no room for a text; prompt and answer alone take {fixed}"
+        )
+    return max_length - fixed
+
+
+def _target(labels: dict[str, int], row: Row) -> int | None:
+    label = row.values.get("label")
+    return None if label is None else labels[label]

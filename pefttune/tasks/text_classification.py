@@ -1,0 +1,166 @@
+"""Text classification: by the label words of the language model, or by a linear head. One label for a text."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pefttune.data import Row
+from pefttune.data.faults import RowFault
+from pefttune.errors import DataError
+from pefttune.recipe import schema
+from pefttune.tasks.protocol import Encoder, Prediction
+
+if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
+    from torch import Tensor, nn
+
+    from pefttune.batching import Batch
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class TextClassification:
+    """See `pefttune.tasks.protocol.Task`."""
+
+    approach: str
+    labels: tuple[str, ...]
+    instruction: str
+    name: str = "text-classification"
+    columns: tuple[str, ...] = ("text", "label")
+    inputs: tuple[str, ...] = ("text",)
+    primary: str = "accuracy"
+
+    @classmethod
+    def from_section(cls, section: schema.TextClassification) -> TextClassification:
+        """The task of a recipe; without `labels` there, they are those of the training rows."""
+        return cls(section.approach, tuple(section.labels or ()), section.instruction)
+
+    def check(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row with its text stripped and its label a known name. Raises RowFault."""
+        checked = {"text": _text(values["text"])}
+        if "label" in values:
+            checked["label"] = self._label(values["label"])
+        return checked
+
+    def _label(self, value: Any) -> str:
+        if value is None or value == "":
+            raise RowFault("label", "is empty")
+        label = str(value)
+        if self.labels and label not in self.labels:
+            close = difflib.get_close_matches(label, self.labels, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise RowFault("label", f"{label!r} is not one of {', '.join(self.labels)}{hint}")
+        return label
+
+    def with_labels_of(self, train: Sequence[Row], held_out: Sequence[Row]) -> TextClassification:
+        """The task with its labels settled from the training rows.
+
+        Raises DataError when there is only one class to learn, or a held-out row has a label that no training row has.
+        """
+        seen = Counter(row.values["label"] for row in train)
+        labels = self.labels or tuple(sorted(seen))
+        if len(seen) < 2:
+            only = next(iter(seen), "none")
+            raise DataError(
+                f"every training row has the label {only!r}: with one class there is nothing to learn. "
+                "Is `data.columns` right, and is the file sorted or filtered by label?"
+            )
+        for row in held_out:
+            if row.values["label"] not in seen:
+                raise DataError(f"{row.origin}: label {row.values['label']!r} stands in no training row")
+        return dataclasses.replace(self, labels=labels)
+
+    def with_labels(self, labels: Sequence[str]) -> TextClassification:
+        """The task with the labels that an adapter was trained on."""
+        return dataclasses.replace(self, labels=tuple(labels))
+
+    def encoder(self, tokenizer: Any, max_length: int) -> Encoder:
+        """Prompt and label words through the chat template, or the bare text for a head."""
+        from pefttune.tasks.prompt import HeadEncoder, LabelWordEncoder
+
+        if self.approach == "head":
+            return HeadEncoder(tokenizer, self.labels, max_length)
+        instruction = self.instruction.replace("{labels}", ", ".join(self.labels))
+        return LabelWordEncoder(tokenizer, self.labels, instruction, max_length)
+
+    def new_head(self, model: Any) -> nn.Linear | None:
+        """A linear layer on the last token's hidden state (as transformers' …ForSequenceClassification of decoders)."""
+        if self.approach != "head":
+            return None
+        import torch
+
+        hidden_size = model.config.get_text_config().hidden_size
+        head = torch.nn.Linear(hidden_size, len(self.labels), bias=False, device=model.device, dtype=torch.float32)
+        torch.nn.init.normal_(head.weight, std=model.config.get_text_config().initializer_range)
+        return head
+
+    def loss(self, logits_NK: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy summed over the answer's tokens, or over the examples for a head."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits_NK, batch.targets_N, reduction="sum")
+
+    def scores(self, logits_NK: Tensor, batch: Batch) -> Tensor:
+        """Log-likelihood of each label's whole answer, or log-softmax of the head's logits: (B, C)."""
+        import torch
+        from torch.nn.functional import cross_entropy, log_softmax
+
+        if self.approach == "head":
+            return log_softmax(logits_NK, dim=-1)
+        token_scores_N = -cross_entropy(logits_NK, batch.targets_N, reduction="none")
+        totals = torch.zeros(batch.n_answers, device=logits_NK.device).index_add(0, batch.answers_N, token_scores_N)
+        return totals.reshape(batch.n_examples, len(self.labels))
+
+    def decode(self, scores: Sequence[float], truncated: bool) -> Prediction:
+        """The likeliest label, with probabilities over the labels."""
+        import numpy as np
+        from scipy.special import softmax
+
+        probabilities = softmax(np.asarray(scores, dtype=np.float64))
+        best = self.labels[int(np.argmax(probabilities))]
+        return Prediction(best, dict(zip(self.labels, map(float, probabilities), strict=True)), truncated)
+
+    def metrics(self, predictions: Sequence[Prediction], references: Sequence[str]) -> dict[str, Any]:
+        """Accuracy, macro-F1, precision, recall and F1 per class, expected calibration error, confusion matrix."""
+        from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+        predicted = [prediction.label for prediction in predictions]
+        per_class = precision_recall_fscore_support(references, predicted, labels=self.labels, zero_division=0.0)
+        return {
+            "accuracy": sum(p == r for p, r in zip(predicted, references, strict=True)) / len(references),
+            "macro_f1": float(per_class[2].mean()),
+            "calibration_error": self._calibration_error(predictions, references),
+            "per_class": {
+                label: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
+                for label, p, r, f, n in zip(self.labels, *per_class, strict=True)
+            },
+            "confusion": confusion_matrix(references, predicted, labels=self.labels).tolist(),
+        }
+
+    def _calibration_error(self, predictions: Sequence[Prediction], references: Sequence[str]) -> float:
+        """Expected calibration error over 15 bins (Guo et al. 2017, arXiv:1706.04599)."""
+        import torch
+        from torchmetrics.functional.classification import multiclass_calibration_error
+
+        probabilities = torch.tensor([[p.probabilities[label] for label in self.labels] for p in predictions])
+        targets = torch.tensor([self.labels.index(reference) for reference in references])
+        return float(
+            multiclass_calibration_error(probabilities, targets, num_classes=len(self.labels), n_bins=CALIBRATION_BINS)
+        )
+
+    def zero_shot(self) -> TextClassification:
+        """The label words: the one way to ask a base that has no head."""
+        return dataclasses.replace(self, approach="label-words")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise RowFault("text", f"is {type(value).__name__}, not text")
+    if not (text := value.strip()):
+        raise RowFault("text", "is empty")
+    return text

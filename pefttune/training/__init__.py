@@ -1,0 +1,18 @@
+"""The one training loop, its guards, and what it costs."""
+
+from pefttune.training.loop import TrainingLog, Work, fit
+from pefttune.training.memory import MemorySplit, peak_mib, reset_peak, resident_mib
+from pefttune.training.runlog import Notify, logging_to, new_run_folder
+
+__all__ = [
+    "MemorySplit",
+    "Notify",
+    "TrainingLog",
+    "Work",
+    "fit",
+    "logging_to",
+    "new_run_folder",
+    "peak_mib",
+    "reset_peak",
+    "resident_mib",
+]

@@ -1,0 +1,130 @@
+"""Writing: what is written is what is read, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pefttune.data import read_rows, write_rows
+from pefttune.errors import DataError, StorageError
+
+FORMATS = ["jsonl", "json", "csv", "tsv", "parquet"]
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n"), min_size=1)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_round_trip(tmp_path: Path, format: str, data: st.DataObject) -> None:
+    text = LINE if format == "tsv" else TEXT
+    rows = data.draw(st.lists(st.fixed_dictionaries({"text": text, "label": text}), min_size=1))
+    path = tmp_path / f"a.{format}"
+    write_rows(path, rows)
+    assert [row.values for row in read_rows(path)] == rows
+
+
+@pytest.mark.parametrize("format", ["jsonl", "json", "parquet"])
+def test_typed_round_trip(tmp_path: Path, format: str) -> None:
+    rows = [{"n": number, "x": number / 7, "none": None, "list": [str(number)], "yes": True} for number in range(3000)]
+    write_rows(tmp_path / f"a.{format}", rows)
+    assert [row.values for row in read_rows(tmp_path / f"a.{format}")] == rows
+
+
+@pytest.mark.parametrize(
+    ("format", "line"), [("csv", 'x,1.5,,"[1, ""é""]",true\r\n'), ("tsv", 'x\t1.5\t\t[1, "é"]\ttrue\n')]
+)
+def test_values_in_cells(tmp_path: Path, format: str, line: str) -> None:
+    write_rows(tmp_path / f"a.{format}", [{"a": "x", "b": 1.5, "c": None, "d": [1, "é"], "e": True}])
+    assert (tmp_path / f"a.{format}").read_bytes().decode().splitlines(keepends=True)[1] == line
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_rows(tmp_path: Path, format: str) -> None:
+    write_rows(tmp_path / f"a.{format}", [])
+    with pytest.raises(DataError, match=r"is empty|has no rows"):
+        list(read_rows(tmp_path / f"a.{format}"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"a.{format}"
+    path.write_text("old")
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"text": "one"}
+        raise ConnectionError("the maker of rows failed")
+
+    with pytest.raises(ConnectionError):  # an OSError, but not one of the disk
+        write_rows(path, rows())
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_full_disk(tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"a.{format}"
+    path.write_text("old")
+    with files_of_at_most(10_000), pytest.raises(StorageError) as caught:
+        write_rows(path, ({"text": os.urandom(50).hex()} for _ in range(1000)))
+    assert str(caught.value) == f"{path} could not be written: File too large. What stood there is untouched."
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="could not be written: File exists"):
+        write_rows(tmp_path / "file" / "a.csv", [])
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(StorageError, match="could not be written: Is a directory"):
+        write_rows(tmp_path / "a.csv", [])
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "a.csv"}
+
+
+def test_a_new_file_has_the_usual_mode_and_folder(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.jsonl"
+    write_rows(path, [{"a": 1}])
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\rb"])
+def test_tsv_refuses_what_it_cannot_hold(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"^Row 2 has a tab or a line break in a field, which TSV cannot hold"):
+        write_rows(tmp_path / "a.tsv", [{"t": "fine"}, {"t": text}])
+
+
+@pytest.mark.parametrize("format", ["csv", "tsv", "parquet"])
+def test_a_table_refuses_other_columns(tmp_path: Path, format: str) -> None:
+    with pytest.raises(DataError, match=r"^Row 2 has the columns \['a', 'b'\], the first one \['a'\]: write JSONL"):
+        write_rows(tmp_path / f"a.{format}", [{"a": "1"}, {"a": "1", "b": "2"}])
+
+
+def test_parquet_refuses_another_type(tmp_path: Path) -> None:
+    rows = [{"a": number if number < 2000 else "text"} for number in range(2001)]
+    with pytest.raises(DataError, match=r"^A row's values are not of the same types as in the first rows: "):
+        write_rows(tmp_path / "a.parquet", rows)
+
+
+def test_unknown_ending(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the ending `\.xlsx` is not known: use one of `\.json`"):
+        write_rows(tmp_path / "a.xlsx", [])

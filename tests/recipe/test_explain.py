@@ -1,0 +1,178 @@
+"""What is said of each key, and that the keys are these, frozen, strict, and shown by an example that works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pefttune.errors import RecipeError
+from pefttune.recipe import LoadedRecipe, all_keys, explain, load_recipe, read_recipe
+
+LEAVES = {
+    "task.type",
+    "task.approach",
+    "task.labels",
+    "task.instruction",
+    "base.source",
+    "base.revision",
+    "base.quantization",
+    "base.double_quantization",
+    "base.dtype",
+    "base.device",
+    "data.source",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.revision",
+    "data.config_name",
+    "data.format",
+    "data.column_names",
+    "data.columns",
+    "data.label_bins",
+    "data.split.validation",
+    "data.split.test",
+    "data.max_train_samples",
+    "data.max_eval_samples",
+    "data.max_test_samples",
+    "data.max_length",
+    "data.too_long",
+    "data.max_bad_rows",
+    "adapter.method",
+    "adapter.r",
+    "adapter.lora_alpha",
+    "adapter.lora_dropout",
+    "adapter.target_modules",
+    "adapter.layers_to_transform",
+    "adapter.use_rslora",
+    "training.per_device_train_batch_size",
+    "training.gradient_accumulation_steps",
+    "training.per_device_eval_batch_size",
+    "training.num_train_epochs",
+    "training.max_steps",
+    "training.learning_rate",
+    "training.lr_scheduler_type",
+    "training.warmup_ratio",
+    "training.weight_decay",
+    "training.max_grad_norm",
+    "training.eval_steps",
+    "training.load_best_model_at_end",
+    "training.early_stopping_patience",
+    "training.report_to",
+    "evaluation.bootstrap_samples",
+    "evaluation.confidence_level",
+    "output.name",
+    "output.store",
+    "output.runs",
+    "output.license",
+    "seed",
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "task: {type: text-classification}\ndata: {source: r.csv}\noutput: {name: film}\nadapter: {method: lora}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture
+def loaded(file: Path) -> LoadedRecipe:
+    return read_recipe(file, ["training.learning_rate=2e-4"])
+
+
+def test_the_keys_are_these() -> None:
+    """A new knob shows here, as a line of the diff."""
+    keys = list(all_keys())
+    assert len(keys) == len(set(keys))
+    assert set(keys) == LEAVES
+
+
+@pytest.mark.parametrize("key", sorted(LEAVES))
+def test_every_key_is_frozen(key: str, loaded: LoadedRecipe) -> None:
+    *sections, name = key.split(".")
+    section: Any = loaded.recipe
+    for each in sections:
+        section = getattr(section, each)
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(section, name, getattr(section, name))
+
+
+@pytest.mark.parametrize("key", sorted(LEAVES))
+def test_every_key_has_a_meaning_and_an_example_that_loads(key: str, file: Path) -> None:
+    found = explain(key)
+    assert found.meaning.endswith(".")
+    assert read_recipe(file, [f"{key}={found.example}"]).origins[key] == f"override {f'{key}={found.example}'!r}"
+    assert found.example != "null", "an example must show a value"
+
+
+@pytest.mark.parametrize("key", sorted(LEAVES))
+def test_no_key_takes_a_boolean_for_anything_else(key: str, file: Path) -> None:
+    override = f"{key}=true"
+    if explain(key).type == "true or false":
+        load_recipe(file, [override])
+    else:
+        with pytest.raises(RecipeError, match=r"not true|true is not"):
+            load_recipe(file, [override])
+
+
+def test_a_key_in_words() -> None:
+    found = explain("adapter.r")
+    assert (found.meaning, found.type, found.bounds) == (
+        "Rank of the update matrices.",
+        "a whole number",
+        "above 0 and at most 1024",
+    )
+    assert (found.default, found.choices, found.unit, found.value, found.origin, found.keys) == (
+        "8",
+        (),
+        None,
+        None,
+        None,
+        (),
+    )
+
+
+def test_choices_units_and_required_keys() -> None:
+    assert explain("base.quantization").choices == ("nf4", "fp4", "int8", "none")
+    assert explain("data.max_length").unit == "tokens"
+    assert (explain("output.name").default, explain("output.name").example) == (None, "film-sentiment")
+    assert explain("data.label_bins").default == "null"
+    assert explain("training.learning_rate").default == "0.0005"
+
+
+def test_value_and_origin_in_a_recipe(loaded: LoadedRecipe) -> None:
+    learning_rate, source, r = (explain(key, loaded) for key in ("training.learning_rate", "data.source", "adapter.r"))
+    assert (learning_rate.value, learning_rate.origin) == ("0.0002", "override 'training.learning_rate=2e-4'")
+    assert source.value == "r.csv"
+    assert source.origin is not None
+    assert source.origin.endswith("x.yaml:2")
+    assert (r.value, r.origin) == ("8", "default")
+
+
+def test_a_section_lists_its_keys(loaded: LoadedRecipe) -> None:
+    found = explain("data.split", loaded)
+    assert (found.type, found.keys) == ("a section", ("data.split.validation", "data.split.test"))
+    assert (found.default, found.example, found.value, found.origin) == (None, None, None, None)
+    assert "data.split" in explain("data").keys
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("training.learing_rate", "unknown key; did you mean 'learning_rate'?"),
+        ("learning_rate", "unknown key here; it belongs to training"),
+        ("trainin.max_steps", "unknown key; did you mean 'training'?"),
+        ("seed.x", "unknown key; seed has no keys below it"),
+        ("data.label_bins.positive", "unknown key; data.label_bins has no keys below it"),
+    ],
+)
+def test_unknown_key(key: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        explain(key)
+    assert str(caught.value) == f"{key}: {message}"
