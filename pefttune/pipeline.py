@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttune import data, store, tasks
 from pefttune.data import Dataset, Example, Row
-from pefttune.errors import DataError
+from pefttune.errors import DataError, StorageError
 from pefttune.recipe import Recipe, recipe_from_mapping
 
 if TYPE_CHECKING:  # torch and its family take seconds to import, and bad data must be told before
@@ -46,6 +46,8 @@ def run(recipe: Recipe, notify: Notify = lambda event: None) -> Run:
     started = time.perf_counter()
     name = store.check_name(recipe.output.name)
     task, rows = read_data(recipe)
+    with store.staged(Path(recipe.output.store), name):
+        pass  # a store that cannot be written to says so now, not when the training is over
 
     from pefttune import bases, evaluation, methods, publishing, training
     from pefttune.inference import Loaded, Session
@@ -58,6 +60,7 @@ def run(recipe: Recipe, notify: Notify = lambda event: None) -> Run:
     notify({"event": "base", **publishing.describe_base(base, recipe), "dtype_reason": base.dtype_reason})
     _seed(recipe.seed)
     session = Session(base)
+    _add_zero_shot(session, task, recipe)
     encoder = task.encoder(base.tokenizer, recipe.data.max_length)
     ours = session.add(
         name, Loaded(task, encoder, methods.attach(base.model, recipe.adapter), task.new_head(base.model))
@@ -72,9 +75,7 @@ def run(recipe: Recipe, notify: Notify = lambda event: None) -> Run:
     )
     notify({"event": "memory", **asdict(memory), "activations_mib": memory.activations_mib})
     comparison = _compare(recipe, session, name, rows.train, rows.test, notify)
-    text = json.dumps(asdict(comparison), indent=1, ensure_ascii=False)
-    (run_folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
-    evaluation.draw(run_folder / "figure.png", name, log.steps, log.evaluations, comparison, task.labels)
+    _report(run_folder, name, log, comparison, task.labels)
     manifest = publishing.describe(recipe, base, ours, rows.report, comparison, log, memory)
     manifest["probe"] = evaluation.take_probe(session, name, rows.test)
     state, peft_config = ours.state(), ours.peft_config()
@@ -100,6 +101,8 @@ def _fit(recipe: Recipe, session: Session, rows: Dataset, run_folder: Path, noti
     ours = session[name]
     train = _encode(recipe, ours.encoder, rows.train, "training", notify)
     validation = _encode(recipe, ours.encoder, rows.validation, "validation", notify)
+    if recipe.data.too_long == "error":  # said of test rows now, not when the training is over
+        _encode(recipe, ours.encoder, rows.test, "test", notify)
     lengths = [len(example) for example in train]
 
     def loss(batch: batching.Batch) -> Tensor:
@@ -138,7 +141,10 @@ def _encode(recipe: Recipe, encoder: tasks.Encoder, rows: Sequence[Row], what: s
         raise DataError(f"{told}: {named}. Raise the limit, or set data.too_long to truncate or drop")
     dropped = recipe.data.too_long == "drop" and what == "training"
     notify({"event": "notice", "message": f"{told}; they {'are dropped' if dropped else 'lose their end'}: {named}"})
-    return [example for example in examples if not (dropped and example.truncated)]
+    kept = [example for example in examples if not (dropped and example.truncated)]
+    if not kept:
+        raise DataError(f"{told}, so none is left to train on. Raise the limit, or set data.too_long to truncate")
+    return kept
 
 
 def evaluate(
@@ -148,22 +154,33 @@ def evaluate(
 
     Raises AdapterError, BaseError or DataError.
     """
-    folder = store.find(store_folder, name)
-    recipe = recipe_from_mapping(store.read_manifest(folder)["recipe"], where=f"{name}/{store.MANIFEST}")
+    manifest = store.read_manifest(store.find(store_folder, name))
+    recipe = recipe_from_mapping(manifest["recipe"], where=f"{name}/{store.MANIFEST}")
+    task = tasks.get(recipe.task).with_labels(manifest["labels"])
     if source is None:
         try:
-            _, rows = read_data(recipe)
+            rows = data.load(recipe.data, task.columns, task.inputs, task.check)
         except DataError as error:  # a published recipe names a private file without its folder
             raise DataError(f"{error} Labelled rows can be given with --data FILE.") from None
+        if rows.report.fingerprints["test"] != manifest["data"]["fingerprints"]["test"]:
+            notify({"event": "notice", "message": "the data has changed: these are not the test rows of the training"})
         train, test = rows.train, rows.test
     else:
-        task = tasks.get(recipe.task)
         train = test = data.load_file(source, recipe.data, task.columns, task.check)
 
     from pefttune.inference import open_session
 
     session = open_session(name, store_folder, base_source)
+    _add_zero_shot(session, task, recipe)
     return _compare(recipe, session, name, train, test, notify), recipe
+
+
+def _add_zero_shot(session: Session, task: tasks.Task, recipe: Recipe) -> None:
+    """Put the base itself into the session, asked to do the task. Raises BaseError or DataError where it cannot be."""
+    from pefttune.inference import Loaded
+
+    asked = task.zero_shot()
+    session.add("base", Loaded(asked, asked.encoder(session.base.tokenizer, recipe.data.max_length)))
 
 
 def _compare(
@@ -171,11 +188,6 @@ def _compare(
 ) -> Comparison:
     """Base and adapter on the same test rows; `train` says which label is the commonest."""
     from pefttune import evaluation
-    from pefttune.inference import Loaded
-
-    zero_shot = session[name].task.zero_shot()
-    encoder = zero_shot.encoder(session.base.tokenizer, recipe.data.max_length)
-    session.add("base", Loaded(zero_shot, encoder))
 
     def scored(who: str, examples: list[Example]) -> evaluation.Scored:
         def progress(done: int) -> None:
@@ -183,7 +195,7 @@ def _compare(
 
         return evaluation.score(session, who, test, recipe.training.per_device_eval_batch_size, examples, progress)
 
-    base = scored("base", [encoder(row) for row in test])
+    base = scored("base", [session["base"].encoder(row) for row in test])
     adapter = scored(name, _encode(recipe, session[name].encoder, test, "test", notify))
     settings = recipe.evaluation
     comparison = evaluation.compare(
@@ -191,6 +203,20 @@ def _compare(
     )
     notify({"event": "comparison", **comparison.summary()})
     return comparison
+
+
+def _report(run_folder: Path, name: str, log: TrainingLog, comparison: Comparison, labels: Sequence[str]) -> None:
+    """The comparison with its rows, and the figure, in the run folder. Raises StorageError."""
+    from pefttune import evaluation
+
+    text = json.dumps(asdict(comparison), indent=1, ensure_ascii=False)
+    try:
+        (run_folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        evaluation.draw(run_folder / "figure.png", name, log.steps, log.evaluations, comparison, labels)
+    except OSError as error:
+        raise StorageError(
+            f"{run_folder} cannot be written to: {error.strerror or error}; the store is untouched"
+        ) from None
 
 
 def _save(
@@ -212,7 +238,9 @@ def _save(
         (staging / "README.md").write_text(publishing.render_card(manifest), encoding="utf-8")
         store.write_manifest(staging, manifest)
         notify({"event": "verifying", "rows": len(manifest["probe"]["texts"])})
-        session = Session(bases.load(recipe.base, origin=base["origin"]))
+        # In the dtype it was trained in: measured anew, another one may win on a busy machine.
+        again = recipe.base.model_copy(update={"dtype": base["dtype"]})
+        session = Session(bases.load(again, origin=base["origin"]))
         session.load(staging, name=name)
         evaluation.verify(session, name, manifest["probe"])
         return store.commit(staging)

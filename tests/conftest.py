@@ -139,3 +139,158 @@ def recipe_of(tiny: Path, tmp_path: Path) -> Any:
 
     make.path = path  # type: ignore[attr-defined]
     return make
+
+
+# For the rooms that need torch: the helpers above as fixtures (pytest's importlib mode has no `import conftest`), bases,
+# and sessions with adapters that do something.
+
+
+@pytest.fixture(scope="session")
+def new_model() -> Any:
+    """`write_model`."""
+    return write_model
+
+
+@pytest.fixture(scope="session")
+def new_tokenizer() -> Any:
+    """`write_tokenizer`."""
+    return write_tokenizer
+
+
+@pytest.fixture(scope="session")
+def new_reviews() -> Any:
+    """`write_reviews`."""
+    return write_reviews
+
+
+@pytest.fixture
+def base_of(tiny: Path) -> Any:
+    """Loads a base: `base_of()`, `base_of(folder, quantization="nf4")`; float32, not quantized, unless told."""
+
+    def load(source: Path | str = tiny, **changes: Any) -> Any:
+        from pefttune import bases
+        from pefttune.recipe import schema
+
+        plain = {"source": str(source), "quantization": "none", "dtype": "float32", "device": "cpu"}
+        return bases.load(schema.Base(**{**plain, **changes}))
+
+    return load
+
+
+@pytest.fixture
+def adapted() -> Any:
+    """Puts an adapter into a session: `adapted(session, "a", labels=("x", "y"), approach="head", seed=3, r=2)`.
+
+    Its weights are random, B too, as after training: a new LoRA does nothing, so no test could tell it from the base.
+    """
+
+    def add(
+        session: Any, name: str, labels: Any = ("bad", "good"), approach: str = "label-words", seed: int = 1, **lora: Any
+    ) -> Any:
+        import torch
+
+        from pefttune import methods, tasks
+        from pefttune.inference import Loaded
+        from pefttune.recipe import schema
+
+        section = schema.TextClassification(type="text-classification", approach=approach, labels=labels)
+        task, model = tasks.get(section), session.base.model
+        config = schema.Lora(**{"method": "lora", "r": 4, **lora})
+        torch.manual_seed(seed)
+        encoder = task.encoder(session.base.tokenizer, 256)
+        loaded = session.add(name, Loaded(task, encoder, methods.attach(model, config), task.new_head(model)))
+        loaded.train(False)
+        for parameter in loaded.parameters.values():
+            parameter.data.normal_(std=0.2)
+        return loaded
+
+    return add
+
+
+@pytest.fixture
+def examples_of() -> Any:
+    """Texts to labelled examples by an adapter of a session: `examples_of(loaded, [("fine film", "good"), …])`."""
+
+    def encode(loaded: Any, pairs: Any) -> list[Any]:
+        from pefttune.data import Row
+
+        return [
+            loaded.encoder(Row({"text": text, "label": label}, f"row {number}"))
+            for number, (text, label) in enumerate(pairs, start=1)
+        ]
+
+    return encode
+
+
+RAGGED = [
+    ("a", "good"),
+    ("bright and warm", "good"),
+    ("dull", "bad"),
+    ("cold, poor, dull, and far too long for what it is", "bad"),
+    ("fine film", "good"),
+    ("no", "bad"),
+    ("warm", "good"),
+    ("a poor film number seventeen", "bad"),
+]
+
+
+@pytest.fixture(scope="session")
+def ragged() -> list[tuple[str, str]]:
+    """Eight labelled texts of very different length."""
+    return list(RAGGED)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A whole run on the tiny model, made once for each approach: `finished("head")` gives the `Run`, its recipe, its
+    events and its cache. Read only."""
+    runs: dict[str, Any] = {}
+
+    def run(approach: str = "label-words") -> Any:
+        if approach not in runs:
+            runs[approach] = _finish(tiny, tmp_path_factory.mktemp(approach), approach)
+        return runs[approach]
+
+    return run
+
+
+def _finish(tiny: Path, folder: Path, approach: str) -> Any:
+    from types import SimpleNamespace
+
+    from pefttune import pipeline
+    from pefttune.recipe import load_recipe
+
+    write_reviews(folder / "reviews.jsonl")
+    (folder / "recipe.yaml").write_text(
+        f"task: {{type: text-classification, approach: {approach}}}\n"
+        f"base: {{source: {tiny}, quantization: none, dtype: float32, device: cpu}}\n"
+        f"data: {{source: {folder}/reviews.jsonl, split: {{validation: 0.2, test: 0.3}}}}\n"
+        "adapter: {method: lora, r: 4}\n"
+        "training: {per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 2}\n"
+        f"output: {{name: tiny, store: {folder}/adapters, runs: {folder}/runs}}\n",
+        encoding="utf-8",
+    )
+    recipe, events = load_recipe(folder / "recipe.yaml"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PEFTTUNE_CACHE", str(folder / "cache"))
+        run = pipeline.run(recipe, events.append)
+    return SimpleNamespace(run=run, recipe=recipe, events=events, cache=folder / "cache", store=folder / "adapters")
+
+
+@pytest.fixture
+def disk_full() -> Any:
+    """`with disk_full(after_bytes):` no file grows beyond that. The kernel refuses, as on a full disk (EFBIG for
+    ENOSPC); Python ignores the signal that comes with it."""
+    import contextlib
+    import resource
+
+    @contextlib.contextmanager
+    def limited(after_bytes: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (after_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

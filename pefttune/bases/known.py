@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from pefttune.bases.locate import Located
@@ -31,10 +32,11 @@ def remember(digest: str, source: str, located: Located) -> None:
     seen = _read()
     if seen.get(digest) == path:
         return
-    _index().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=_index().parent, delete=False, encoding="utf-8") as file:
-        json.dump({**seen, digest: path}, file, indent=1)
-    os.replace(file.name, _index())
+    with suppress(OSError):  # where the cache cannot be written, the base must be named again: no reason to stop
+        _index().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=_index().parent, delete=False, encoding="utf-8") as file:
+            json.dump({**seen, digest: path}, file, indent=1)
+        os.replace(file.name, _index())
 
 
 def find(digest: str) -> str | None:

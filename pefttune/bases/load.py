@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from pefttune.bases import known
 from pefttune.bases.fingerprint import Fingerprint, take
 from pefttune.bases.locate import Located, locate
-from pefttune.bases.machine import choose_device, choose_dtype
-from pefttune.bases.safety import check_folder
+from pefttune.bases.machine import choose_device, choose_dtype, keep_freed_memory
+from pefttune.bases.safety import check_complete, check_folder
 from pefttune.errors import BaseError
 from pefttune.recipe import schema
 
@@ -67,6 +67,8 @@ def load(config: schema.Base, origin: str | None = None) -> Base:
     located = locate(config.source, config.revision, origin)
     check_folder(located.folder)
     device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     dtype, reason = choose_dtype(config.dtype, device)
     tokenizer = _load_tokenizer(located.folder)
     model = _load_model(located.folder, _quantization(config, dtype), dtype, device)
@@ -86,11 +88,13 @@ def quantization_name(config: schema.Base) -> str:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """transformers draws a bar for each load, which would run through those of a run."""
+    drawn = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.utils.logging.enable_progress_bar()
+        if drawn:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -114,11 +118,7 @@ def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: tor
             )
     except Exception as error:
         raise BaseError(f"{folder}: the model cannot be loaded: {_first_line(error)}") from None
-    if missing := sorted(info["missing_keys"]):
-        raise BaseError(
-            f"{folder}: {len(missing)} weights of {type(model).__name__} are not in its files ({', '.join(missing[:3])}"
-            "…); they would be random, so this is no pretrained language model"
-        )
+    check_complete(folder, model, info)
     return model
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pefttune.bases.catalogue import BASES, CatalogueBase, HubSource, PackageSource
+from pefttune.bases.safety import check_complete
 from pefttune.data import cache_dir, extract_member, fetch
 from pefttune.errors import BaseError, FetchError, PefttuneError, StorageError
 
@@ -72,10 +73,14 @@ def _from_catalogue(name: str, entry: CatalogueBase, origin: str | None) -> Loca
 
 def _in_hub_cache(source: HubSource) -> Located | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(source.id, revision=source.revision, local_files_only=True))
+    except HFValidationError as error:
+        raise BaseError(
+            f"base.source: {source.id!r} is no folder or file here, and no id on the Hub: {error}"
+        ) from None
     except LocalEntryNotFoundError:
         return None
     # A snapshot may hold only a tokenizer or an interrupted download; then it is not "here already".
@@ -159,7 +164,10 @@ def _convert(gguf: Path, folder: Path) -> Path:
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
-        model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, **unpack)
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, output_loading_info=True, **unpack
+        )
+        check_complete(gguf, model, info)
         model.to(torch.bfloat16).save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         os.replace(staging, folder)
@@ -169,6 +177,8 @@ def _convert(gguf: Path, folder: Path) -> Path:
         if error.errno is None:  # transformers raises bare OSError for files it cannot read
             raise _unreadable(gguf, error) from None
         raise StorageError(f"{gguf.name} could not be converted into {folder}: {error}") from None
+    except BaseError:
+        raise
     except Exception as error:
         raise _unreadable(gguf, error) from None
     finally:

@@ -1,9 +1,9 @@
-"""What a base's folder may not do: bring code, or weights that run code when read."""
+"""What a base's files may not do: bring code, or weights that run code when read, or leave weights to chance."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ CODE_KEYS = ("auto_map", "_attn_implementation")
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder without config or safetensors, and configs that name code to run.
+    """Refuse a folder without config or safetensors, one with an adapter in it, and configs that name code to run.
 
     Raises BaseError. `auto_map` names Python files to import; `_attn_implementation*` can name a kernel to download
     and run (CVE-2026-4372), which is why both are refused even though `trust_remote_code` is off.
@@ -27,9 +27,23 @@ def check_folder(folder: Path) -> None:
             f"{folder}: no .safetensors weights there. Pickled weights (.bin, .pt) run code when read and are never "
             "loaded; convert them with transformers' save_pretrained on a machine you trust"
         )
+    if (folder / "adapter_config.json").exists():
+        raise BaseError(
+            f"{folder}: it holds an adapter (adapter_config.json), which transformers would put onto the base unseen; "
+            "merge it into the base, or take its two files out of the folder"
+        )
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         if (path := folder / name).is_file():
             _check_config(path)
+
+
+def check_complete(source: Path, model: Any, info: Mapping[str, Any]) -> None:
+    """Raise BaseError when transformers' loading info says that weights of `model` were not in its files."""
+    if missing := sorted(info["missing_keys"]):
+        raise BaseError(
+            f"{source}: {len(missing)} weights of {type(model).__name__} are not in its files ({', '.join(missing[:3])}"
+            "…); they would be random, so this is no pretrained language model"
+        )
 
 
 def _check_config(path: Path) -> None:

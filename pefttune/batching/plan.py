@@ -14,8 +14,9 @@ def training_steps(
 ) -> list[list[list[int]]]:
     """One epoch: optimizer steps, each a list of micro-batches, each a list of indices into `lengths`.
 
-    `seed` is the recipe's and the number of the epoch. Every index comes once. Examples are shuffled, then sorted by length within groups of a few steps, and the order of
-    the steps shuffled again, so the last, smaller step may come anywhere.
+    `seed` is the recipe's and the number of the epoch. Every index comes once. Examples are shuffled, then sorted by
+    length within groups of a few steps, and the order of the steps shuffled again, so the last, smaller step may come
+    anywhere.
     """
     rng = random.Random(f"{seed[0]}:{seed[1]}")
     order = list(range(len(lengths)))

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+import os
+import sys
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
 
-from pefttune.errors import PefttuneError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+class _Results(Console):
+    def on_broken_pipe(self) -> None:
+        """`pefttune list | head`: the reader has seen enough, which is no failure (rich's own exit code says it is)."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0)
+
+
+# Texts and labels go through these: what looks like rich's markup (`[bold]`) or an emoji (`:smile:`) stays as it is.
+out = _Results(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Store = Annotated[str, typer.Option("--store", help="The store of adapters.")]
@@ -22,15 +31,28 @@ BaseFolder = Annotated[
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
-    out.print(json.dumps(document, indent=2, ensure_ascii=False), markup=False, soft_wrap=True)
+    out.print(to_json(document, indent=2), soft_wrap=True)
 
 
-def fail(error: PefttuneError, as_json: bool) -> int:
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON for stdout: in ASCII where stdout cannot hold every character."""
+    from pefttune.data.content import plain  # a Parquet file may hold dates
+
+    return json.dumps(value, indent=indent, ensure_ascii=out.encoding != "utf-8", default=plain)
+
+
+class Failure(Protocol):
+    """An error that has its own exit code."""
+
+    exit_code: int
+
+
+def fail(error: Failure, as_json: bool) -> int:
     """Tell an error; returns the exit code."""
     if as_json:
         print_json({"error": str(error), "kind": type(error).__name__})
-    err.print("[bold red]error:[/]", end=" ")
-    err.print(str(error), markup=False, soft_wrap=True)
+    err.print("error:", style="bold red", end=" ")
+    err.print(str(error), soft_wrap=True)
     return error.exit_code
 
 

@@ -54,7 +54,7 @@ class Display:
             show(event)
 
     def _say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, soft_wrap=True)
+        self._progress.console.print(text, soft_wrap=True)
 
     def _bar(self, name: str, done: float, total: float, told: str) -> None:
         if name not in self._bars:

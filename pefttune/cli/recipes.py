@@ -19,8 +19,8 @@ def list_recipes(as_json: Json = False) -> None:
         print_json({"recipes": found})
         return
     for name, about in found.items():
-        out.print(f"{name:24} {about}", markup=False, soft_wrap=True)
-    out.print("\ntrain one: pefttune train NAME", markup=False)
+        out.print(f"{name:24} {about}", soft_wrap=True)
+    out.print("\ntrain one: pefttune train NAME")
 
 
 def _first_comment(text: str) -> str:
@@ -46,14 +46,14 @@ def explain(
             return
         for each in every:
             value = each.default if loaded is None else f"{each.value}  ({each.origin})"
-            out.print(f"{each.key:44} {value if value is not None else 'required'}", markup=False, soft_wrap=True)
+            out.print(f"{each.key:44} {value if value is not None else 'required'}", soft_wrap=True)
         return
     found = look_up(key, loaded)
     if as_json:
         print_json(asdict(found))
         return
-    out.print(f"[bold]{found.key}[/]")
-    out.print(found.meaning, markup=False)
+    out.print(found.key, style="bold")
+    out.print(found.meaning)
     facts = {
         "keys": ", ".join(found.keys),
         "type": found.type,
@@ -65,4 +65,4 @@ def explain(
     }
     for name, fact in facts.items():
         if fact:
-            out.print(f"  {name:8} {fact}", markup=False)
+            out.print(f"  {name:8} {fact}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from pefttune.cli.output import out, percent, points
@@ -23,7 +22,7 @@ def print_comparison(comparison: dict[str, Any], confidence: float) -> None:
         label = "base, zero-shot" if name == "base" else "with adapter"
         table.add_row(label, *(percent(metrics[key]) for key in ("accuracy", "macro_f1", "calibration_error")))
     majority = comparison["against_majority"]
-    table.add_row(escape(majority["against"]), percent(majority["accuracy_there"]), "", "")
+    table.add_row(majority["against"], percent(majority["accuracy_there"]), "", "")
     out.print(table)
     for difference in (comparison["against_base"], majority):
         verdict = "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "not clearly different"
@@ -32,7 +31,6 @@ def print_comparison(comparison: dict[str, Any], confidence: float) -> None:
             f"({percent(confidence)} interval {points(difference['low'])} to {points(difference['high'])}, McNemar p "
             f"{difference['mcnemar_p']:.2g}): {verdict}; {difference['fixed']} rows fixed, {difference['broken']} "
             "broken",
-            markup=False,
             soft_wrap=True,
         )
 
@@ -42,4 +40,4 @@ def print_changed(fixed: Any, broken: Any) -> None:
     for title, rows in (("fixed", fixed), ("broken", broken)):
         for row in rows[:CHANGED_ROWS_SHOWN]:
             text = row.text if len(row.text) <= TEXT_WIDTH else row.text[: TEXT_WIDTH - 1] + "…"
-            out.print(f"  {title}: {row.base} → {row.adapter}: {text}", markup=False, soft_wrap=True)
+            out.print(f"  {title}: {row.base} → {row.adapter}: {text}", soft_wrap=True)

@@ -21,11 +21,11 @@ def list_adapters(store: Store = "adapters", as_json: Json = False) -> None:
         print_json({"adapters": rows})
         return
     if not rows:
-        out.print(f"no adapters in {store}; `pefttune recipes` lists recipes to train one by", markup=False)
+        out.print(f"no adapters in {store}; `pefttune recipes` lists recipes to train one by")
         return
     table = Table()
     for heading in ("name", "version", "task", "labels", "base", "accuracy", "was", "KiB"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")  # a narrow terminal, or a pipe, cuts nothing off
     for row in rows:
         table.add_row(
             row["name"],
@@ -66,7 +66,7 @@ def show(
     folder = room.find(Path(store), name)
     manifest = room.read_manifest(folder)
     if as_json:
-        print_json({"folder": str(folder), "versions": room.versions(Path(store), manifest["name"]), **manifest})
+        print_json({"folder": str(folder), "versions": room.versions(Path(store), folder.parent.name), **manifest})
         return
     card = (folder / "README.md").read_text(encoding="utf-8")
     out.print(Markdown(card.split("---\n", 2)[2]))

@@ -46,8 +46,9 @@ def train(
     out.print(
         f"peak memory {memory['peak_mib']:,.0f} MiB: libraries {memory['libraries_mib']:,.0f}, frozen weights "
         f"{memory['weights_mib']:,.0f}, adapter and optimizer {memory['adapter_and_optimizer_mib']:,.0f}, activations "
-        f"and the rest {memory['activations_mib']:,.0f}"
+        f"and the rest {memory['activations_mib']:,.0f}",
+        soft_wrap=True,
     )
     out.print(f"stored, read back and verified: {run.folder}", soft_wrap=True)
     out.print(f"log and figure: {run.run_folder}   whole run: {run.seconds:,.0f} s", soft_wrap=True)
-    out.print(f'use it: pefttune predict {loaded.output.name} "…"', markup=False)
+    out.print(f'use it: pefttune predict {loaded.output.name} "…"')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import tee
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from pefttune.cli.output import BaseFolder, Json, Store, err, out, print_json
+from pefttune.cli.output import BaseFolder, Json, Store, err, out, print_json, to_json
 from pefttune.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pefttune.tasks import Prediction
 
 Name = Annotated[str, typer.Argument(help="An adapter: name, or name@version.")]
+Rows = Iterator[tuple[dict[str, Any], "Row"]]
+"""Each row as it stands in the input, and as the task wants it."""
+PREDICTED = ("prediction", "confidence", "truncated")
+"""The columns that prediction adds."""
 
 
 def predict(
@@ -44,29 +48,36 @@ def predict(
         raise InputError('give texts (pefttune predict NAME "text") or a file (--input FILE), one of them')
     if output_file and not input_file:
         raise InputError("--output goes with --input")
+    if text_column and not input_file:
+        raise InputError("--text-column goes with --input")
     if output_file and as_json:
         raise InputError("--output and --json are two places for the same result; use one of them")
 
     from pefttune.data import write_rows
+    from pefttune.data.readers import format_of
+
+    # What is wrong with a name or a file is told before torch is imported and a base is read.
+    column = _column(name, store, text_column)
+    rows = _file_rows(input_file, column) if input_file else _text_rows(texts or [])
+    if output_file:
+        format_of(output_file)
+
     from pefttune.inference import open_session
 
-    column = _column(name, store, text_column)
-    session = open_session(name, Path(store), base)
-    predicted = _predictions(session, _rows_of(texts or [], input_file, column))
+    predicted = _predictions(open_session(name, Path(store), base), rows)
     if output_file:
         write_rows(output_file, _counted({**values, **_told(p)} for values, p in predicted))
-        err.print(f"written: {output_file}", markup=False, soft_wrap=True)
+        err.print(f"written: {output_file}", soft_wrap=True)
     elif as_json:
-        print_json({"adapter": name, "predictions": [{**values, **_told(p)} for values, p in predicted]})
+        print_json({"name": name, "predictions": [{**values, **_told(p)} for values, p in predicted]})
     elif input_file:
         for values, prediction in predicted:
-            line = json.dumps({**values, **_told(prediction)}, ensure_ascii=False)
-            out.print(line, markup=False, soft_wrap=True)
+            out.print(to_json({**values, **_told(prediction)}), soft_wrap=True)
     else:
         for values, prediction in predicted:
             cut = "  (too long: its end was not read)" if prediction.truncated else ""
             line = f"{prediction.label:12} {prediction.confidence:.3f}  {values['text']}{cut}"
-            out.print(line, markup=False, soft_wrap=True)
+            out.print(line, soft_wrap=True)
 
 
 def _column(name: str, store: str, given: str | None) -> str:
@@ -79,25 +90,33 @@ def _column(name: str, store: str, given: str | None) -> str:
     return str(manifest["recipe"]["data"]["columns"].get("text", "text"))
 
 
-def _rows_of(texts: list[str], file: Path | None, column: str) -> Iterator[tuple[dict[str, Any], Row]]:
-    """Each row as it stands in the input, and as the task wants it."""
+def _text_rows(texts: list[str]) -> Rows:
+    from pefttune.data import Row
+
+    for number, text in enumerate(texts, start=1):
+        if re.search("[\ud800-\udfff]", text):  # how Python shows bytes of an argument that are not text
+            raise InputError(f"text {number} is not UTF-8")
+        yield {"text": text}, Row({"text": text}, f"text {number}")
+
+
+def _file_rows(file: Path, column: str) -> Rows:
     from pefttune.data import Row, read_rows
 
-    if file is None:
-        for number, text in enumerate(texts, start=1):
-            yield {"text": text}, Row({"text": text}, f"text {number}")
-        return
-    for row in read_rows(file):
-        if column not in row.values:
-            raise DataError(
-                f"{row.origin}: there is no column {column!r}, but {', '.join(row.values)}; name it with --text-column"
-            )
-        yield dict(row.values), Row({"text": row.values[column]}, row.origin)
+    rows = read_rows(file)  # outside of the generator: a file that is not there is told at once
+
+    def both() -> Rows:
+        for row in rows:
+            if column not in row.values:
+                there = ", ".join(row.values)
+                raise DataError(f"{row.origin}: there is no column {column!r}, but {there}; name it with --text-column")
+            if taken := [name for name in PREDICTED if name in row.values]:
+                raise DataError(f"{row.origin}: the column {taken[0]!r} would be overwritten; rename it")
+            yield dict(row.values), Row({"text": row.values[column]}, row.origin)
+
+    return both()
 
 
-def _predictions(
-    session: Session, rows: Iterator[tuple[dict[str, Any], Row]]
-) -> Iterator[tuple[dict[str, Any], Prediction]]:
+def _predictions(session: Session, rows: Rows) -> Iterator[tuple[dict[str, Any], Prediction]]:
     ahead, behind = tee(rows)  # the session reads a few hundred rows ahead, to batch texts of like length
     for (values, _), prediction in zip(behind, session.predict(row for _, row in ahead), strict=True):
         yield values, prediction
@@ -114,7 +133,7 @@ def _counted(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _told(prediction: Prediction) -> dict[str, Any]:
-    return {"prediction": prediction.label, "confidence": prediction.confidence, "truncated": prediction.truncated}
+    return dict(zip(PREDICTED, (prediction.label, prediction.confidence, prediction.truncated), strict=True))
 
 
 def evaluate(
@@ -134,7 +153,7 @@ def evaluate(
     with Display() as display:
         comparison, recipe = pipeline.evaluate(name, Path(store), data_file, base, display)
     if as_json:
-        print_json({"adapter": name, **asdict(comparison)})
+        print_json({"name": name, **asdict(comparison)})
         return
     print_comparison(comparison.summary(), recipe.evaluation.confidence_level)
     print_changed(comparison.fixed, comparison.broken)

@@ -5,7 +5,7 @@ from pefttune.data.catalogue import CATALOGUE, Entry, locate
 from pefttune.data.columns import iter_mapped
 from pefttune.data.dataset import DataReport, Dataset
 from pefttune.data.example import Example, Row
-from pefttune.data.load import load
+from pefttune.data.load import load, load_file
 from pefttune.data.package_index import Pin, cache_dir, fetch
 from pefttune.data.readers import read_rows
 from pefttune.data.writers import write_rows
@@ -23,6 +23,7 @@ __all__ = [
     "fetch",
     "iter_mapped",
     "load",
+    "load_file",
     "locate",
     "read_rows",
     "write_rows",

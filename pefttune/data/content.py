@@ -16,7 +16,7 @@ from pefttune.errors import DataError
 
 def canonical_json(values: Mapping[str, Any]) -> bytes:
     """The values as JSON of one form only: keys sorted, no spaces, ASCII. Raises DataError if they have none."""
-    return json.dumps(dict(values), sort_keys=True, separators=(",", ":"), default=_plain).encode("ascii")
+    return json.dumps(dict(values), sort_keys=True, separators=(",", ":"), default=plain).encode("ascii")
 
 
 def content_key(values: Mapping[str, Any]) -> bytes:
@@ -32,9 +32,10 @@ def fingerprint(rows: Iterable[Row]) -> str:
     return total.hexdigest()
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value that JSON has no form for, as text; what `json.dumps` takes as `default`. Raises DataError."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, date | time | timedelta | Decimal | UUID):
         return str(value)
-    raise DataError(f"A column holds values of type {type(value).__name__}, which cannot be compared by their content")
+    raise DataError(f"A column holds values of type {type(value).__name__}, which JSON cannot hold")

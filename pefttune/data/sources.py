@@ -51,15 +51,21 @@ def _from_files(config: DataConfig, on_bad_row: OnBadRow) -> Sources:
     files = [name for name in names.values() if name not in CATALOGUE]
     _refuse_unused(config, hub=False, files=bool(files))
     return Sources(
-        rows={part: _read(name, config, on_bad_row) for part, name in names.items()},
+        rows={part: read_source(name, config, on_bad_row) for part, name in names.items()},
         name=" + ".join(Path(name).name if name in files else name for name in names.values()),
         entries=tuple(CATALOGUE[name] for name in names.values() if name in CATALOGUE),
     )
 
 
-def _read(name: str, config: DataConfig, on_bad_row: OnBadRow) -> Iterator[Row]:
+def read_source(name: str, config: DataConfig, on_bad_row: OnBadRow) -> Iterator[Row]:
+    """The rows of one file or data set of the catalogue, read as the recipe's `data` section says."""
     if name in CATALOGUE:
         return read_rows(locate(name), column_names=CATALOGUE[name].columns, on_bad_row=on_bad_row)
+    if config.format == "auto" and is_hub_id(name):
+        raise DataError(
+            f"`{name}` is no file and not in the catalogue.{did_you_mean(name, CATALOGUE)} "
+            "A Hub data set is given as `data.source`, and its splits as `data.train` and so on."
+        )
     path = Path(os.path.expanduser(name))
     return read_rows(path, format=config.format, column_names=config.column_names, on_bad_row=on_bad_row)
 

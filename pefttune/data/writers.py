@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 from pefttune.data.config import Format
+from pefttune.data.content import plain
 from pefttune.data.readers import PARQUET_ROWS, format_of
 from pefttune.data.storage import replacing
 from pefttune.errors import DataError
@@ -21,9 +22,9 @@ _Values = Mapping[str, Any]
 def write_rows(path: Path, rows: Iterable[_Values]) -> None:
     """Write rows as JSON lines, JSON, CSV, TSV or Parquet, by the file's ending.
 
-    In CSV and TSV a null is an empty field and any other value but a string is JSON. Raises DataError for an unknown
-    ending and for a row that the format cannot hold, StorageError when the file cannot be written; what stood at `path`
-    before is then still there.
+    In CSV and TSV a null is an empty field and any other value but a string is JSON, in which a date is text. Raises
+    DataError for an unknown ending and for a row that the format cannot hold, StorageError when the file cannot be
+    written; what stood at `path` before is then still there.
     """
     write = _WRITERS[format_of(path)]
     with replacing(path) as file:
@@ -31,7 +32,7 @@ def write_rows(path: Path, rows: Iterable[_Values]) -> None:
 
 
 def _json_of(value: Any) -> str:
-    return json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False)
+    return json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False, default=plain)
 
 
 def _jsonl(file: BinaryIO, rows: Iterator[_Values]) -> None:

@@ -99,8 +99,8 @@ def paired_difference(
     """The difference of two accuracies on the same rows, with its interval and McNemar's exact test."""
     gains = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     fixed, broken = int((gains > 0).sum()), int((gains < 0).sum())
-    if fixed + broken == 0:  # no row differs: the bootstrap is a point
-        low = high = 0.0
+    if (gains == gains[0]).all():  # every resample is the same: the interval is a point (also that of a single row)
+        low = high = float(gains[0])
     else:
         interval = bootstrap(
             (gains,),

@@ -55,7 +55,7 @@ def _draw_curve(axes: Any, steps: Sequence[dict[str, float]], evaluations: Seque
     accuracy.set_ylabel("validation accuracy", color=ADAPTER)
     accuracy.set_ylim(0, 1)
     handles = [*axes.get_lines(), *accuracy.get_lines()]
-    axes.legend(handles=handles, loc="lower left", fontsize=8, framealpha=0.9)
+    axes.legend(handles=handles, loc="center right", fontsize=8, framealpha=0.9)
     axes.set_title("learning", fontsize=10)
 
 
@@ -80,8 +80,9 @@ def _draw_confusion(axes: Any, title: str, matrix: Sequence[Sequence[int]], labe
         axes.set_xticks([])
         axes.set_yticks([])
         return
-    axes.set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 3 else 0)
-    axes.set_yticks(range(len(labels)), labels, rotation=90 if len(labels) <= 3 else 0, va="center")
+    # A label is no formula, also where it holds two dollar signs.
+    axes.set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 3 else 0, parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, rotation=90 if len(labels) <= 3 else 0, va="center", parse_math=False)
     for i, row in enumerate(matrix):
         for j, cell in enumerate(row):
             axes.text(j, i, str(cell), ha="center", va="center", color="white" if shares[i][j] > 0.6 else INK)

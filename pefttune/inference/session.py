@@ -106,8 +106,8 @@ class Session:
         task = tasks.get(recipe.task).with_labels(manifest["labels"])
         encoder = task.encoder(self.base.tokenizer, recipe.data.max_length)
         adapter = methods.attach(self.base.model, recipe.adapter)
-        loaded = Loaded(task, encoder, adapter, task.new_head(self.base.model))
         try:
+            loaded = Loaded(task, encoder, adapter, task.new_head(self.base.model))
             loaded.load_state(methods.weights.read(folder, loaded.parameters))
             loaded.train(False)
             return self.add(name or manifest["name"], loaded)
@@ -168,8 +168,8 @@ class Session:
         return torch.stack(result)
 
     def loss(self, name: str, batch: Batch) -> Tensor:
-        """Sum of the loss over the batch's labelled positions, differentiable, by the adapter `name`."""
-        loaded = self[name]
+        """Sum of the loss over the batch's labelled positions, differentiable, by `name`. Leaves that in use."""
+        loaded = self.use(name)
         return loaded.task.loss(row_logits(self.base.model, batch, loaded.head), batch)
 
     def collate(self, examples: Sequence[Example], *, every_answer: bool) -> Batch:

@@ -40,6 +40,7 @@ class LoraAdapter:
             use_rslora=config.use_rslora,
         )
         inject_adapter_in_model(self._config, model, self._slot)
+        del model.peft_config  # PEFT's note of what is attached; it would warn of it at the next one, and outlive it
         for parameter in self.parameters.values():
             parameter.data = parameter.data.float()
         self.train(False)
@@ -88,6 +89,8 @@ class LoraAdapter:
         for name, layer in list(self._model.named_modules()):
             if not isinstance(layer, LoraLayer) or self._slot not in layer.lora_A:
                 continue
+            # Deleting an adapter that acts, PEFT would let another one act instead, and turn its gradients on.
+            layer._active_adapter = [slot for slot in layer.active_adapters if slot != self._slot]
             layer.delete_adapter(self._slot)
             if not layer.lora_A:
                 parent, _, child = name.rpartition(".")
@@ -118,6 +121,8 @@ def _linear_modules(model: Any) -> dict[str, nn.Linear]:
 def _targets(model: Any, wanted: str | Sequence[str]) -> list[str]:
     """Names of the modules to adapt. Raises BaseError when one of them is nowhere in the base."""
     present = sorted({name.rpartition(".")[2] for name in _linear_modules(model)})
+    if not present:
+        raise BaseError(f"adapter.method: {type(model).__name__} has no linear layers that LoRA could be attached to")
     if wanted == "all-linear":
         return present
     for target in wanted:

@@ -23,7 +23,10 @@ def write(
 ) -> None:
     """Write weights and configuration as PEFT reads them. `base_id` is a Hub id or a bare name, never a path."""
     path = folder / WEIGHTS
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, path, metadata={"format": "pt"})
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in state.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # its word for a full disk, too
+        raise OSError(f"{path.name}: {error}") from None
     path.chmod(0o644)  # safetensors keeps others out; an adapter is as readable as any file
     content = {
         **config,

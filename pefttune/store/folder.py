@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pefttune.errors import AdapterError, StorageError
@@ -52,9 +52,9 @@ def find(store: Path, name: str) -> Path:
         close = difflib.get_close_matches(plain, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; it holds {', '.join(known) or 'none'}"
         raise AdapterError(f"no adapter {plain!r} in the store {store}{hint}")
-    if version and (not version.isdecimal() or int(version) not in present):
+    if version and version not in map(str, present):
         raise AdapterError(f"{plain} has no version {version!r}; it has {', '.join(map(str, present))}")
-    return store / plain / str(int(version) if version else present[-1])
+    return store / plain / (version or str(present[-1]))
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def staged(store: Path, name: str) -> Iterator[Path]:
         ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        if not any(home.iterdir()):
+        with suppress(OSError):  # it holds versions, or another process has just begun one
             home.rmdir()
 
 

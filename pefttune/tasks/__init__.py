@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pefttune.tasks.protocol import Encoder, Prediction, Task
+from pefttune.tasks.protocol import Encoder, Prediction, ScoredBatch, Task
 from pefttune.tasks.text_classification import TextClassification
 
 TASKS: dict[str, Callable[..., Task]] = {"text-classification": TextClassification.from_section}
@@ -14,4 +14,4 @@ def get(section: Any) -> Task:
     return TASKS[section.type](section)
 
 
-__all__ = ["TASKS", "Encoder", "Prediction", "Task", "TextClassification", "get"]
+__all__ = ["TASKS", "Encoder", "Prediction", "ScoredBatch", "Task", "TextClassification", "get"]

@@ -82,7 +82,7 @@ def _render(tokenizer: Any, instruction: str) -> tuple[str, str]:
             rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError:
             continue
-        if PLACEHOLDER in rendered and instruction in rendered:
+        if PLACEHOLDER in rendered and instruction.strip() in rendered:  # many templates strip what they are given
             return rendered, ""
     raise BaseError("the base's chat template renders neither a system nor a user message; `task.approach: head` works")
 

@@ -11,8 +11,6 @@ from pefttune.data import Example, Row
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pefttune.batching import Batch
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -26,6 +24,26 @@ class Prediction:
     def confidence(self) -> float:
         """Probability of the predicted label."""
         return self.probabilities[self.label]
+
+
+class ScoredBatch(Protocol):
+    """What a task needs to know of a batch, whose scored rows have the logits (N, K); all of it read only."""
+
+    @property
+    def targets_N(self) -> Tensor:
+        """What each row should predict: a token, or a class for a head; -100 where unknown."""
+
+    @property
+    def answers_N(self) -> Tensor:
+        """Which answer, counted through the batch, each row belongs to."""
+
+    @property
+    def n_answers(self) -> int:
+        """Candidate answers of all examples."""
+
+    @property
+    def n_examples(self) -> int:
+        """Rows of data."""
 
 
 class Task(Protocol):
@@ -66,10 +84,10 @@ class Task(Protocol):
     def new_head(self, model: Any) -> nn.Linear | None:
         """A fresh output layer for this base, or None where the language model's own serves."""
 
-    def loss(self, logits_NK: Tensor, batch: Batch) -> Tensor:
+    def loss(self, logits_NK: Tensor, batch: ScoredBatch) -> Tensor:
         """Sum of the loss over the batch's labelled positions."""
 
-    def scores(self, logits_NK: Tensor, batch: Batch) -> Tensor:
+    def scores(self, logits_NK: Tensor, batch: ScoredBatch) -> Tensor:
         """Log-scores (B, C) of the classes for each example."""
 
     def decode(self, scores: Sequence[float], truncated: bool) -> Prediction:

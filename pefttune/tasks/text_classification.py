@@ -13,12 +13,10 @@ from pefttune.data import Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError
 from pefttune.recipe import schema
-from pefttune.tasks.protocol import Encoder, Prediction
+from pefttune.tasks.protocol import Encoder, Prediction, ScoredBatch
 
 if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
     from torch import Tensor, nn
-
-    from pefttune.batching import Batch
 
 CALIBRATION_BINS = 15
 
@@ -99,13 +97,13 @@ class TextClassification:
         torch.nn.init.normal_(head.weight, std=model.config.get_text_config().initializer_range)
         return head
 
-    def loss(self, logits_NK: Tensor, batch: Batch) -> Tensor:
+    def loss(self, logits_NK: Tensor, batch: ScoredBatch) -> Tensor:
         """Cross-entropy summed over the answer's tokens, or over the examples for a head."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(logits_NK, batch.targets_N, reduction="sum")
 
-    def scores(self, logits_NK: Tensor, batch: Batch) -> Tensor:
+    def scores(self, logits_NK: Tensor, batch: ScoredBatch) -> Tensor:
         """Log-likelihood of each label's whole answer, or log-softmax of the head's logits: (B, C)."""
         import torch
         from torch.nn.functional import cross_entropy, log_softmax

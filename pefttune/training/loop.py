@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
@@ -155,14 +156,15 @@ def _evaluate(step: int, work: Work, best: Best, accelerator: Accelerator, notif
 
 
 def _accelerator(config: Any, run_folder: Path) -> Accelerator:
-    try:
-        accelerator = Accelerator(
-            log_with=list(config.report_to) or None, project_dir=str(run_folder), cpu=not torch.cuda.is_available()
+    # Accelerate leaves out a tracker that is not installed, without a word.
+    if missing := sorted(set(config.report_to) - set(map(str, get_available_trackers()))):
+        raise TrainingError(
+            f"training.report_to: {', '.join(missing)} cannot be imported; pip install 'pefttune[{','.join(missing)}]'"
         )
-        accelerator.init_trackers("pefttune")
-    except (ImportError, ValueError) as error:
-        extras = ",".join(config.report_to)
-        raise TrainingError(f"training.report_to: {error}; pip install 'pefttune[{extras}]' brings it") from None
+    accelerator = Accelerator(
+        log_with=list(config.report_to) or None, project_dir=str(run_folder), cpu=not torch.cuda.is_available()
+    )
+    accelerator.init_trackers("pefttune")
     if accelerator.num_processes > 1:
         raise TrainingError("training runs in one process; start it without a launcher, or with --num_processes 1")
     return accelerator

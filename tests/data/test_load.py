@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pefttune.data import Dataset, iter_mapped, load, write_rows
+from pefttune.data import Dataset, iter_mapped, load, load_file, write_rows
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError
 from pefttune.recipe.schema import Bin, Data, Split
@@ -65,6 +65,12 @@ def test_rows_stay_in_their_part_when_the_file_grows(tmp_path: Path) -> None:
     after = loaded(source=written(tmp_path / "a.csv", rows_of(150, "new") + rows_of(200)[::-1]))
     for part in ("train", "validation", "test"):
         assert set(texts(getattr(before, part))) < set(texts(getattr(after, part)))
+
+
+def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "a.csv", rows_of(60))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert loaded(source="~/a.csv").report.source == "a.csv"
 
 
 def test_three_files(tmp_path: Path) -> None:
@@ -243,9 +249,13 @@ def test_sources_that_contradict_each_other(tmp_path: Path) -> None:
     assert message_of(source="tweets", column_names=("a",)) == (
         "`data.column_names` would have no effect on this source (it is for files): leave it out"
     )
-    assert message_of(source="no/such/folder/a.csv").endswith(
-        "a.csv does not exist. There is no folder no/such/folder."
+    assert message_of(train="film-review") == (
+        "`film-review` is no file and not in the catalogue. Did you mean `film-reviews`? "
+        "A Hub data set is given as `data.source`, and its splits as `data.train` and so on."
     )
+    assert message_of(source="no/such/a.csv") == "no/such/a.csv does not exist. There is no folder no/such."
+    assert message_of(source="~nobody-here/a.csv").endswith("There is no folder ~nobody-here.")
+    assert message_of(source="x" * 300 + ".csv").endswith("x.csv does not exist.")
 
 
 def test_iter_mapped_needs_no_label(tmp_path: Path) -> None:
@@ -259,7 +269,6 @@ def test_iter_mapped_needs_no_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
 def test_official_sst2() -> None:
     def known(values: Mapping[str, Any]) -> Mapping[str, Any]:
         if values["label"] not in ("0", "1"):
@@ -277,3 +286,14 @@ def test_official_sst2() -> None:
     read = {"train": 6920, "validation": 872, "test": 1821}
     assert {part: report.rows[part] + report.duplicates_removed.get(part, 0) for part in read} == read
     assert report.duplicates_removed == {"train": 3, "validation": 0}  # "no" and "what 's next ?"
+
+
+def test_a_labelled_file_is_read_whole_and_checked_as_the_recipe_says(tmp_path: Path) -> None:
+    path = tmp_path / "more.csv"
+    path.write_text("text,score\nfine,2\nmiddling,0\npoor,-2\n", encoding="utf-8")
+    config = Data(source="unused.csv", columns={"label": "score"}, label_bins={"good": Bin(above=1), "bad": Bin(below=-1)})
+    rows = load_file(str(path), config, ("text", "label"), check)
+    assert [(row.values["label"], row.origin) for row in rows] == [("good", "more.csv:2"), ("bad", "more.csv:4")]
+    path.write_text("text,score\nmiddling,0\n", encoding="utf-8")
+    with pytest.raises(DataError, match="leaves out every row"):
+        load_file(str(path), config, ("text", "label"), check)

@@ -228,7 +228,6 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
 @pytest.mark.parametrize(
     ("name", "column_names", "count", "columns"),
     [

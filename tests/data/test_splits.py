@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pefttune.data import Row
 from pefttune.data.content import canonical_json, fingerprint
-from pefttune.data.splits import assign, divide, duplicates_in, keyed, limit, without
+from pefttune.data.splits import _place, assign, divide, duplicates_in, keyed, limit, without
 from pefttune.errors import DataError
 
 TEXTS = st.lists(st.text(), max_size=60)
@@ -30,6 +30,10 @@ def test_the_place_of_a_row_is_the_same_for_ever() -> None:
     assert assign({"text": "hello"}) == 0.795835305578813
     assert assign({"question": "Why?", "context": "é\n", "n": 1.5}) == 0.8158480441846665
     assert assign({"n": 1.5, "context": "é\n", "question": "Why?"}) == 0.8158480441846665
+
+
+def test_a_place_is_below_one() -> None:
+    assert (_place(b"\x00" * 32), _place(b"\xff" * 32)) == (0, 1 - 2**-53)
 
 
 @given(TEXTS, TEXTS)
@@ -88,9 +92,7 @@ def test_canonical_json_tells_rows_apart() -> None:
         canonical_json({"b": "é\ud83d", "a": [1, None, True, 0.1]}) == b'{"a":[1,null,true,0.1],"b":"\\u00e9\\ud83d"}'
     )
     assert canonical_json({"a": b"\x01\xff"}) == b'{"a":"01ff"}'
-    with pytest.raises(
-        DataError, match=r"^A column holds values of type object, which cannot be compared by their content$"
-    ):
+    with pytest.raises(DataError, match=r"^A column holds values of type object, which JSON cannot hold$"):
         canonical_json({"a": object()})
 
 

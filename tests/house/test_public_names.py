@@ -1,0 +1,195 @@
+"""What can be relied on: the public names, the commands and their options. Growth is a visible diff here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLIC = {
+    "pefttune": {
+        "PefttuneError",
+        "Prediction",
+        "Recipe",
+        "Run",
+        "Session",
+        "load_recipe",
+        "open_session",
+        "run",
+    },
+    "pefttune.recipe": {
+        "Explanation",
+        "LoadedRecipe",
+        "Recipe",
+        "all_keys",
+        "explain",
+        "load_recipe",
+        "read_recipe",
+        "recipe_from_mapping",
+        "resolved_yaml",
+        "shipped_recipes",
+        "to_mapping",
+    },
+    "pefttune.data": {
+        "CATALOGUE",
+        "DataReport",
+        "Dataset",
+        "Entry",
+        "Example",
+        "Pin",
+        "Row",
+        "cache_dir",
+        "extract_member",
+        "fetch",
+        "iter_mapped",
+        "load",
+        "load_file",
+        "locate",
+        "read_rows",
+        "write_rows",
+    },
+    "pefttune.store": {
+        "MANIFEST",
+        "check_name",
+        "commit",
+        "find",
+        "names",
+        "read_manifest",
+        "staged",
+        "versions",
+        "write_manifest",
+    },
+    "pefttune.tasks": {"TASKS", "Encoder", "Prediction", "ScoredBatch", "Task", "TextClassification", "get"},
+    "pefttune.methods": {"FILE_PREFIX", "METHODS", "Adapter", "activate", "attach", "weights"},
+    "pefttune.batching": {
+        "Batch",
+        "collate",
+        "evaluation_batches",
+        "logits_are_linear",
+        "row_logits",
+        "training_steps",
+    },
+    "pefttune.bases": {
+        "BASES",
+        "Base",
+        "Fingerprint",
+        "Located",
+        "choose_device",
+        "find_known",
+        "load",
+        "locate",
+        "quantization_name",
+    },
+    "pefttune.training": {
+        "MemorySplit",
+        "Notify",
+        "TrainingLog",
+        "Work",
+        "fit",
+        "logging_to",
+        "new_run_folder",
+        "peak_mib",
+        "reset_peak",
+        "resident_mib",
+    },
+    "pefttune.inference": {"Loaded", "Session", "load_base_of", "open_session"},
+    "pefttune.evaluation": {
+        "Comparison",
+        "Difference",
+        "Scored",
+        "compare",
+        "draw",
+        "largest_difference",
+        "paired_difference",
+        "score",
+        "take_probe",
+        "verify",
+    },
+    "pefttune.publishing": {"describe", "describe_base", "dtype_name", "portable", "render_card"},
+    "pefttune.cli": {"main"},
+}
+COMMANDS = {
+    "train": {"recipe", "overrides", "--json"},
+    "evaluate": {"name", "--data", "--store", "--base", "--json"},
+    "predict": {"name", "texts", "--input", "--output", "--text-column", "--store", "--base", "--json"},
+    "list": {"--store", "--json"},
+    "show": {"name", "--store", "--json"},
+    "recipes": {"--json"},
+    "explain": {"key", "--recipe", "--json"},
+}
+WITHOUT_TORCH = [
+    ["--help"],
+    *([command, "--help"] for command in COMMANDS),
+    ["recipes"],
+    ["list"],
+    ["explain"],
+    ["explain", "training.learning_rate"],
+    ["train", "no-such-recipe"],
+    ["predict", "no-such-adapter", "text"],
+]
+
+
+def test_every_room_has_its_list() -> None:
+    rooms = {f"pefttune.{path.parent.name}" for path in (ROOT / "pefttune").glob("*/__init__.py")}
+    assert rooms | {"pefttune"} == set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_names(name: str) -> None:
+    module = importlib.import_module(name)
+    assert set(module.__all__) == PUBLIC[name]
+    assert len(module.__all__) == len(PUBLIC[name])
+    assert all(getattr(module, each) is not None for each in module.__all__)
+
+
+def test_lazy_names_are_those_of_the_rooms() -> None:
+    import pefttune
+
+    assert set(dir(pefttune)) == {*pefttune.__all__, "__version__"}
+    assert pefttune.Session is importlib.import_module("pefttune.inference").Session
+    with pytest.raises(AttributeError, match=r"^module 'pefttune' has no attribute 'nothing'$"):
+        _ = pefttune.nothing
+
+
+def test_commands_and_options() -> None:
+    import typer
+
+    from pefttune.cli.app import app
+
+    commands = typer.main.get_command(app).commands
+    found = {name: {option for each in command.params for option in each.opts} for name, command in commands.items()}
+    assert found == COMMANDS
+
+
+def test_public_names_have_docstrings() -> None:
+    """ruff checks them, as long as it is told to."""
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]["lint"]
+    assert "D1" in lint["select"]
+    assert {rule for rule in lint["ignore"] if rule.startswith("D")} == {"D105", "D107"}  # magic methods, __init__
+    assert [files for files, rules in lint["per-file-ignores"].items() if "D1" in rules] == ["tests/**", "docs/**"]
+
+
+def test_these_commands_import_no_torch(tmp_path: Path) -> None:
+    """All in one process; the one that imports torch is named."""
+    script = (
+        "import contextlib, io, json, sys\n"
+        "from pefttune.cli import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['pefttune', *arguments]\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "        main()\n"
+        "    heavy = {'torch', 'transformers', 'peft', 'datasets'} & sys.modules.keys()\n"
+        "    if heavy:\n"
+        "        sys.exit(f'{arguments} imports {heavy}')\n"
+        "print('done')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(WITHOUT_TORCH)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
