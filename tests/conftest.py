@@ -141,8 +141,8 @@ def recipe_of(tiny: Path, tmp_path: Path) -> Any:
     return make
 
 
-# For the rooms that need torch: the helpers above as fixtures (pytest's importlib mode has no `import conftest`), bases,
-# and sessions with adapters that do something.
+# For the rooms that need torch: the helpers above as fixtures (pytest's importlib mode has no `import conftest`),
+# bases, and sessions with adapters that do something.
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +185,13 @@ def adapted() -> Any:
     """
 
     def add(
-        session: Any, name: str, labels: Any = ("bad", "good"), approach: str = "label-words", seed: int = 1, **lora: Any
+        session: Any,
+        name: str,
+        labels: Any = ("bad", "good"),
+        approach: str = "label-words",
+        seed: int = 1,
+        std: float = 0.2,
+        **lora: Any,
     ) -> Any:
         import torch
 
@@ -201,7 +207,7 @@ def adapted() -> Any:
         loaded = session.add(name, Loaded(task, encoder, methods.attach(model, config), task.new_head(model)))
         loaded.train(False)
         for parameter in loaded.parameters.values():
-            parameter.data.normal_(std=0.2)
+            parameter.data.normal_(std=std)
         return loaded
 
     return add

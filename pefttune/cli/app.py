@@ -54,7 +54,7 @@ def main() -> None:
     as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     try:
         # With typer's own handling off, a wrong option beside --json gets its document as well.
-        sys.exit(app(standalone_mode=not as_json))
+        sys.exit(app(prog_name="pefttune", standalone_mode=not as_json))
     except UsageError as error:
         sys.exit(fail(InputError(error.format_message()), as_json))
     except (PefttuneError, Stopped) as error:

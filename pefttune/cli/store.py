@@ -8,18 +8,27 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pefttune.cli.output import Json, Store, out, percent, print_json
+from pefttune.cli.output import Json, Store, err, out, percent, print_json
+from pefttune.errors import AdapterError
 
 
 def list_adapters(store: Store = "adapters", as_json: Json = False) -> None:
     """List the adapters in the store."""
     from pefttune import store as room
 
-    folders = [room.find(Path(store), name) for name in room.names(Path(store))]
-    rows = [_row(folder, room.read_manifest(folder, check_files=False)) for folder in folders]
+    rows: list[dict[str, Any]] = []
+    damaged: list[str] = []
+    for name in room.names(Path(store)):
+        try:
+            folder = room.find(Path(store), name)
+            rows.append(_row(folder, room.read_manifest(folder, check_files=False)))
+        except AdapterError as error:  # the others can be used all the same
+            damaged.append(str(error))
     if as_json:
-        print_json({"adapters": rows})
+        print_json({"adapters": rows, "damaged": damaged})
         return
+    for fault in damaged:
+        err.print(fault, soft_wrap=True)
     if not rows:
         out.print(f"no adapters in {store}; `pefttune recipes` lists recipes to train one by")
         return
@@ -66,7 +75,8 @@ def show(
     folder = room.find(Path(store), name)
     manifest = room.read_manifest(folder)
     if as_json:
-        print_json({"folder": str(folder), "versions": room.versions(Path(store), folder.parent.name), **manifest})
+        stored = room.versions(Path(store), folder.parent.name)
+        print_json({"folder": str(folder), "stored_versions": stored, **manifest})
         return
     card = (folder / "README.md").read_text(encoding="utf-8")
     out.print(Markdown(card.split("---\n", 2)[2]))

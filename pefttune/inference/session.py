@@ -181,6 +181,8 @@ class Session:
 
 def _as_row(row: Row | str, task: tasks.Task, number: int) -> Row:
     plain = Row({task.inputs[0]: row}, f"text {number}") if isinstance(row, str) else row
+    if missing := [key for key in task.inputs if key not in plain.values]:
+        raise DataError(f"{plain.origin}: there is no column {missing[0]!r}, but {', '.join(plain.values) or 'none'}")
     try:
         return Row(task.check({key: plain.values[key] for key in task.inputs}), plain.origin)
     except RowFault as fault:

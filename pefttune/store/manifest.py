@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,23 @@ from pefttune.errors import AdapterError
 MANIFEST = "pefttune.json"
 FORMAT = 1
 MAX_BYTES = 16 << 20
-NEEDED = ("name", "recipe", "labels", "base", "files")
+_ACCURACY = {"accuracy": float}
+SHAPE: dict[str, Any] = {
+    "name": str,
+    "recipe": {"task": {"type": str}, "data": {"columns": dict}},
+    "labels": list,
+    "base": {
+        "source": str,
+        "hub_id": str | None,
+        "revision": str | None,
+        "origin": str,
+        "fingerprint": dict.fromkeys(("config", "tensors", "quantization", "tokenizer", "chat_template"), str),
+    },
+    "data": {"fingerprints": dict},
+    "comparison": {"base": _ACCURACY, "adapter": _ACCURACY},
+    "files": dict,
+}
+"""What other rooms take from a manifest without looking twice."""
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
@@ -33,13 +50,24 @@ def read_manifest(folder: Path, check_files: bool = True) -> dict[str, Any]:
         raise AdapterError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"{path} is damaged: {error}") from None
-    if not isinstance(content, dict) or any(key not in content for key in NEEDED):
+    if not isinstance(content, dict) or "format" not in content:
         raise AdapterError(f"{path} is not a manifest of pefttune")
-    if content.get("format") != FORMAT:
-        raise AdapterError(f"{path}: format {content.get('format')} is not {FORMAT}; a newer pefttune may read it")
+    if content["format"] != FORMAT:
+        raise AdapterError(f"{path}: format {content['format']} is not {FORMAT}; a newer pefttune may read it")
+    if faults := list(_misfits(content, SHAPE)):
+        raise AdapterError(f"{path} is damaged: {', '.join(faults)} missing or of the wrong kind")
     if check_files:
         _check_files(folder, content["files"])
     return content
+
+
+def _misfits(value: Any, shape: Any, path: str = "") -> Iterator[str]:
+    """The paths of what is not of that shape."""
+    if isinstance(shape, dict) and isinstance(value, dict):
+        for key, inner in shape.items():
+            yield from _misfits(value.get(key, ...), inner, f"{path}.{key}" if path else key)
+    elif not isinstance(value, dict if isinstance(shape, dict) else shape):
+        yield path
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:

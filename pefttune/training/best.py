@@ -38,8 +38,9 @@ class Best:
             save_file(self._state, staging, metadata={"format": "pt", "step": str(step)})
             os.replace(staging, self._path)
         except Exception as error:
-            staging.unlink(missing_ok=True)
             raise StorageError(f"{self._path} could not be written: {error}; free some room and train again") from None
+        finally:
+            staging.unlink(missing_ok=True)
 
     def restore(self, trainable: Mapping[str, nn.Parameter]) -> int:
         """Put the best weights back and say of which step they are."""

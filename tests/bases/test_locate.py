@@ -122,7 +122,7 @@ def test_weights_missing_in_a_gguf_file_are_not_made_up(tmp_path: Path, base_of:
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/such/folder", "~/nowhere-at-all", "a/b/c", "my model", "x.gguf"])
 def test_a_path_that_is_not_there_is_no_hub_id(base_of: Any, source: str) -> None:
-    with pytest.raises(BaseError, match="there is no (folder or file|file) "):
+    with pytest.raises(BaseError, match=r"there is no (folder or file|file) "):
         base_of(source)
 
 

@@ -1,5 +1,5 @@
-"""bitsandbytes repacks 4-bit weights at the first evaluation on AVX512-BF16 CPUs, and then gives no input gradient: every
-adapter but the top one stops learning (shared fact: trap 1). The guard stands in `bases.load`."""
+"""bitsandbytes repacks 4-bit weights at the first evaluation on AVX512-BF16 CPUs, and then gives no input gradient, so
+every adapter but the top one stops learning. The guard stands in `bases.load`."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import MistralConfig, MistralForCausalLM
 
 from pefttune.batching import Batch, collate, row_logits
 from pefttune.data import Example
@@ -17,9 +18,9 @@ EXAMPLES = [
     Example(tuple(range(10, 10 + length)), ((7, 1), (8,), (9, 30, 31, 1)), length % 3, f"row {length}")
     for length in (12, 1, 40, 3, 25)
 ]
-# The same sums in another order: float32 keeps 24 bits, and a log-likelihood of about -25 is a sum of up to four
-# log-softmaxes over 261 tokens, so 1e-7 · 25 · a few dozen roundings. Seen: 4e-6.
-ROUNDING = 5e-5
+# The same sums, perhaps in another order, as other widths take other kernels. Equal to the bit where this was written,
+# but that is no promise: a log-likelihood of about -25 has a last bit of 2e-6 in float32, and up to four are summed.
+ROUNDING = 1e-5
 
 
 @pytest.fixture
@@ -61,6 +62,26 @@ def test_what_stands_beside_an_answer_does_not_reach_it(model: Any) -> None:
     assert first[0] == other[0]  # same width, same sums: equal to the bit
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="open: transformers uses a 4D mask as it is, so sliding windows are lost where answers stand side by side",
+)
+@torch.no_grad()
+def test_answers_side_by_side_keep_the_models_sliding_window() -> None:
+    config = MistralConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = MistralForCausalLM(config).eval()
+    for parameter in model.parameters():
+        parameter.normal_(std=0.3)
+    example = Example(tuple(range(3, 33)), ((7, 1), (9, 1)), 0, "")
+    expected = torch.tensor([alone(model, example.prompt, answer) for answer in example.answers])
+    assert (likelihoods(model, together([example], every_answer=False)) - expected[0]).abs().max() < ROUNDING
+    assert (likelihoods(model, together([example])) - expected).abs().max() < ROUNDING
+
+
 def test_padding_changes_nothing(model: Any) -> None:
     for example in EXAMPLES:
         single = likelihoods(model, together([example]))
@@ -70,9 +91,7 @@ def test_padding_changes_nothing(model: Any) -> None:
 
 
 def test_the_padding_token_itself_does_not_matter(model: Any) -> None:
-    zero, other = (
-        collate(EXAMPLES, pad, every_answer=True, device=CPU, dtype=torch.float32) for pad in (0, 200)
-    )
+    zero, other = (collate(EXAMPLES, pad, every_answer=True, device=CPU, dtype=torch.float32) for pad in (0, 200))
     assert torch.equal(likelihoods(model, zero), likelihoods(model, other))
 
 

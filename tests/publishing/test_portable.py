@@ -1,0 +1,130 @@
+"""What is published says nothing of the machine it was made on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pefttune import pipeline, store
+from pefttune.publishing import portable
+from pefttune.publishing.portable import last_part
+
+FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "figure.png", "pefttune.json"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (None, None),
+        ("smollm2-135m-instruct", "smollm2-135m-instruct"),
+        ("film-reviews", "film-reviews"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("stanfordnlp/sst2", "stanfordnlp/sst2"),
+        ("/home/anna/models/llama", "llama"),
+        ("~/models/llama", "llama"),
+        ("./llama", "llama"),
+        ("../anna/llama", "llama"),
+        ("reviews.csv", "reviews.csv"),
+        ("anna/reviews.csv", "reviews.csv"),
+        ("anna/secret/reviews", "reviews"),
+    ],
+)
+def test_a_path_is_cut_to_its_last_part_and_names_of_the_world_stay(value: str | None, kept: str | None) -> None:
+    assert last_part(value) == kept
+
+
+def test_every_path_of_a_recipe_is_cut_and_nothing_else() -> None:
+    recipe = {
+        "seed": 1,
+        "base": {"source": "/home/anna/llama", "dtype": "auto"},
+        "data": {"source": None, "train": "/home/anna/t.csv", "validation": "/x/v.csv", "test": "/x/y/e.csv"},
+        "output": {"name": "film", "store": "/home/anna/adapters", "runs": "/home/anna/runs"},
+        "task": {"instruction": "and/or"},
+    }
+    assert portable(recipe) == {
+        "seed": 1,
+        "base": {"source": "llama", "dtype": "auto"},
+        "data": {"source": None, "train": "t.csv", "validation": "v.csv", "test": "e.csv"},
+        "output": {"name": "film", "store": "adapters", "runs": "runs"},
+        "task": {"instruction": "and/or"},
+    }
+
+
+@pytest.mark.parametrize("approach", ["label-words", "head"])
+def test_the_folder_holds_these_files_and_no_other(finished: Any, approach: str) -> None:
+    assert sorted(path.name for path in finished(approach).run.folder.iterdir()) == FILES
+
+
+def test_no_file_of_an_adapter_names_the_machine(
+    recipe_of: Any, new_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with everything in folders that tell, broken rows with their places among them."""
+    hidden = tmp_path / "anna-secret"
+    base = new_model(hidden / "base")
+    rows = (tmp_path / "reviews.jsonl").read_text().splitlines()
+    parts = {"train": rows[:40], "validation": rows[40:50], "test": rows[50:]}
+    for part, lines in parts.items():
+        (hidden / f"{part}.jsonl").write_text("\n".join([*lines, '{"text": "", "label": "good"}']))
+    monkeypatch.setenv("HOME", str(hidden))
+    recipe = recipe_of(
+        {
+            "base.source": str(base),
+            "data.source": None,
+            **{f"data.{part}": str(hidden / f"{part}.jsonl") for part in parts},
+            "data.max_bad_rows": 3,
+            "training.max_steps": 2,
+            "output.store": str(hidden / "adapters"),
+        }
+    )
+    folder = pipeline.run(recipe).folder
+    assert len(store.read_manifest(folder)["data"]["bad_rows"]) == 3
+    assert len(list(folder.iterdir())) == len(FILES)
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        for told in (str(tmp_path), tmp_path.name, "anna-secret", str(Path.home()), "/tmp", "/root", "/home"):
+            assert told.encode() not in content, f"{path.name} holds {told}"
+
+
+@pytest.mark.parametrize("approach", ["label-words", "head"])
+def test_the_card_says_what_the_manifest_says(finished: Any, approach: str) -> None:
+    run = finished(approach).run
+    _, head, body = (run.folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    metadata = yaml.safe_load(head)
+    assert metadata["base_model"] == "tiny"
+    assert metadata["library_name"] == "peft"
+    assert metadata["pipeline_tag"] == "text-classification"
+    assert "base_model_revision" not in metadata
+    comparison = run.manifest["comparison"]
+    assert f"{100 * comparison['adapter']['accuracy']:.1f} %" in body
+    assert f"Measured on {comparison['rows']} held-out rows" in body
+    assert f"{run.manifest['parameters']:,} trainable parameters" in body
+    if approach == "head":
+        assert "AutoModelForSequenceClassification" in body
+    else:
+        assert run.manifest["prompt"] in body
+
+
+def test_the_manifest_says_how_to_repeat_and_judge_it(finished: Any) -> None:
+    done = finished()
+    manifest = store.read_manifest(done.run.folder)
+    assert manifest["recipe"]["adapter"]["r"] == 4
+    assert manifest["recipe"]["training"]["learning_rate"] == 1e-2
+    assert manifest["labels"] == ["bad", "good"]
+    assert manifest["base"]["dtype"] == "float32"
+    assert set(manifest["data"]["fingerprints"]) == {"train", "validation", "test"}
+    assert set(manifest["files"]) == set(FILES) - {"pefttune.json"}
+    assert manifest["training"]["steps"] == len([e for e in done.events if e["event"] == "step"])
+    memory = manifest["training"]["memory"]
+    assert memory["device"] == "cpu"
+    assert memory["peak_mib"] >= memory["libraries_mib"] > 0
+    assert memory["weights_mib"] > 0
+    assert memory["adapter_and_optimizer_mib"] > 0
+    assert memory["activations_mib"] >= 0
+    assert {"pefttune", "torch", "transformers", "peft", "python"} <= manifest["versions"].keys()
+    assert json.loads(json.dumps(done.run.manifest)) == {
+        key: value for key, value in manifest.items() if key not in ("format", "files")
+    }

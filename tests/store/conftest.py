@@ -1,0 +1,21 @@
+"""The least that a manifest must say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def manifest() -> dict[str, Any]:
+    """A manifest without files."""
+    fingerprint = dict.fromkeys(("config", "tensors", "quantization", "tokenizer", "chat_template"), "0" * 32)
+    return {
+        "name": "film",
+        "recipe": {"task": {"type": "text-classification"}, "data": {"columns": {}}},
+        "labels": ["x", "ÿ"],
+        "base": {"source": "s", "hub_id": None, "revision": None, "origin": "o", "fingerprint": fingerprint},
+        "data": {"fingerprints": {}},
+        "comparison": {"base": {"accuracy": 0.5}, "adapter": {"accuracy": 0.1}},
+    }

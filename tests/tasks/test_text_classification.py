@@ -1,0 +1,182 @@
+"""What a row must be, what labels may be, and numbers against ones worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from pefttune import tasks
+from pefttune.batching import collate, row_logits
+from pefttune.data import Row
+from pefttune.data.faults import RowFault
+from pefttune.errors import DataError
+from pefttune.inference import Session
+from pefttune.recipe import schema
+
+
+def task_of(labels: tuple[str, ...] | None = None, approach: str = "label-words") -> tasks.TextClassification:
+    section = schema.TextClassification(type="text-classification", approach=approach, labels=labels)
+    return tasks.TextClassification.from_section(section)
+
+
+def rows(*labels: str) -> list[Row]:
+    return [Row({"text": f"t{i}", "label": label}, f"f.csv:{i}") for i, label in enumerate(labels, start=2)]
+
+
+@pytest.mark.parametrize(
+    ("values", "column", "message"),
+    [
+        ({"text": 7, "label": "a"}, "text", "is int, not text"),
+        ({"text": None, "label": "a"}, "text", "is NoneType, not text"),
+        ({"text": ["x"], "label": "a"}, "text", "is list, not text"),
+        ({"text": "", "label": "a"}, "text", "is empty"),
+        ({"text": " \n\t ", "label": "a"}, "text", "is empty"),
+        ({"text": "x", "label": None}, "label", "is empty"),
+        ({"text": "x", "label": ""}, "label", "is empty"),
+        ({"text": "x", "label": "positve"}, "label", "'positve' is not one of negative, positive; did you mean 'pos"),
+        ({"text": "x", "label": "?"}, "label", "'?' is not one of negative, positive"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_told(values: dict[str, Any], column: str, message: str) -> None:
+    with pytest.raises(RowFault) as raised:
+        task_of(("negative", "positive")).check(values)
+    assert raised.value.column == column
+    assert raised.value.message.startswith(message)
+
+
+def test_good_rows_are_cleaned() -> None:
+    assert task_of().check({"text": " a film\n", "label": 1}) == {"text": "a film", "label": "1"}
+    assert task_of().check({"text": "a film"}) == {"text": "a film"}  # to predict, no label is needed
+    assert task_of().check({"text": "a", "label": 0})["label"] == "0"  # a zero is a label, not an empty one
+
+
+def test_labels_are_those_of_the_training_rows_sorted_or_as_given() -> None:
+    train = rows("b", "a", "c", "a")
+    assert task_of().with_labels_of(train, rows("a")).labels == ("a", "b", "c")
+    assert task_of(("c", "b", "a")).with_labels_of(train, rows("a")).labels == ("c", "b", "a")
+
+
+def test_one_class_is_nothing_to_learn() -> None:
+    for labels in (None, ("only", "other")):
+        with pytest.raises(DataError, match=r"every training row has the label 'only'.*nothing to learn"):
+            task_of(labels).with_labels_of(rows("only", "only"), [])
+
+
+def test_a_held_out_label_that_nobody_learns_is_told_with_its_row() -> None:
+    with pytest.raises(DataError, match=r"f\.csv:3: label 'c' stands in no training row"):
+        task_of().with_labels_of(rows("a", "b"), rows("a", "c"))
+
+
+def prediction(label: str, probability: float, labels: tuple[str, ...]) -> tasks.Prediction:
+    rest = (1 - probability) / (len(labels) - 1)
+    return tasks.Prediction(label, {name: probability if name == label else rest for name in labels}, False)
+
+
+def test_metrics_against_hand_worked_ones() -> None:
+    labels = ("a", "b", "c")
+    task = task_of(labels)
+    said = [("a", 0.9), ("a", 0.7), ("b", 0.7), ("b", 0.5), ("c", 0.9), ("a", 0.5)]
+    true = ["a", "b", "b", "b", "c", "c"]
+    found = task.metrics([prediction(label, p, labels) for label, p in said], true)
+    # a: 1 of 3 said is right, 1 of 1 true is found. b: 2 of 2, 2 of 3. c: 1 of 1, 1 of 2.
+    assert found["accuracy"] == 4 / 6
+    assert found["per_class"]["a"] == {"precision": 1 / 3, "recall": 1.0, "f1": 0.5, "rows": 1}
+    assert found["per_class"]["b"] == {"precision": 1.0, "recall": 2 / 3, "f1": pytest.approx(0.8), "rows": 3}
+    assert found["per_class"]["c"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "rows": 2}
+    assert found["macro_f1"] == pytest.approx((0.5 + 0.8 + 2 / 3) / 3)
+    assert found["confusion"] == [[1, 0, 0], [1, 2, 0], [1, 0, 1]]  # rows are true, columns are predicted
+    # Bins of 1/15: two rows at 0.9 (both right), two at 0.7 (one right), two at 0.5 (one right).
+    expected = (2 * abs(1 - 0.9) + 2 * abs(0.5 - 0.7) + 2 * abs(0.5 - 0.5)) / 6
+    assert found["calibration_error"] == pytest.approx(expected, abs=1e-6)  # torchmetrics computes in float32
+    assert task.primary in found
+
+
+def test_a_label_nobody_predicts_or_has_counts_zero_not_nan() -> None:
+    labels = ("a", "b", "never")
+    found = task_of(labels).metrics([prediction("a", 0.8, labels)] * 2, ["a", "b"])
+    assert found["per_class"]["never"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 0}
+    assert not any(math.isnan(found[key]) for key in ("accuracy", "macro_f1", "calibration_error"))
+
+
+def test_a_prediction_is_the_softmax_of_the_scores() -> None:
+    task = task_of(("a", "b", "c"))
+    found = task.decode([-3.0, -1.0, -2.0], truncated=True)
+    total = math.exp(-2) + 1 + math.exp(-1)
+    assert found.label == "b"
+    assert found.truncated
+    assert found.probabilities == pytest.approx({"a": math.exp(-2) / total, "b": 1 / total, "c": math.exp(-1) / total})
+    assert found.confidence == found.probabilities["b"]
+    assert sum(found.probabilities.values()) == pytest.approx(1)
+
+
+def test_scores_far_below_zero_are_still_probabilities() -> None:
+    found = task_of(("a", "b")).decode([-2000.0, -2001.0], truncated=False)
+    assert found.probabilities["a"] == pytest.approx(1 / (1 + math.exp(-1)))
+
+
+@torch.no_grad()
+def test_label_scores_are_the_log_softmaxes_of_the_models_full_logits(base_of: Any, adapted: Any) -> None:
+    session = Session(base_of())
+    labels = ("bad", "good", "so so")
+    loaded = adapted(session, "a", labels=labels)
+    texts = ["a film", "poor, dull and long, and then some more", "x"]
+    examples = [loaded.encoder(Row({"text": text}, text)) for text in texts]
+    found = session.scores("a", examples, batch_size=2)
+    assert found.shape == (3, 3)
+    for example, scores in zip(examples, found, strict=True):
+        for answer, score in zip(example.answers, scores, strict=True):
+            logits = session.base.model(torch.tensor([[*example.prompt, *answer]])).logits[0].double()
+            by_hand = 0.0
+            for place, token in enumerate(answer, start=len(example.prompt)):
+                row = logits[place - 1]
+                by_hand += float(row[token] - row.exp().sum().log())
+            # Scores are float32 sums of up to six terms near -6, in a padded batch: a last bit is 2e-6.
+            assert float(score) == pytest.approx(by_hand, abs=2e-5)
+
+
+@torch.no_grad()
+def test_head_scores_are_the_log_softmax_of_the_last_hidden_state(base_of: Any, adapted: Any) -> None:
+    session = Session(base_of())
+    loaded = adapted(session, "a", labels=("x", "y", "z"), approach="head")
+    example = loaded.encoder(Row({"text": "a film"}, ""))
+    (found,) = session.scores("a", [example])
+    hidden = session.base.model.base_model(torch.tensor([example.prompt])).last_hidden_state[0, -1]
+    by_hand = torch.log_softmax(loaded.head.weight @ hidden, -1)
+    # A product with a vector may sum in another order than one with a matrix: 32 float32 terms.
+    assert (found - by_hand).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("approach", ["label-words", "head"])
+def test_the_loss_is_the_sum_over_labelled_positions(
+    base_of: Any, adapted: Any, examples_of: Any, ragged: Any, approach: str
+) -> None:
+    session = Session(base_of())
+    loaded = adapted(session, "a", approach=approach)
+    examples = examples_of(loaded, ragged)
+    batch = session.collate(examples, every_answer=False)
+    loss = float(session.loss("a", batch).detach())
+    scores = session.scores("a", examples)
+    right = sum(float(scores[i, example.target]) for i, example in enumerate(examples))
+    assert loss == pytest.approx(-right, rel=1e-6)  # the same float32 sums in batches of other width
+    assert batch.n_scored == (len(examples) if approach == "head" else sum(len(e.answers[e.target]) for e in examples))
+
+
+def test_zero_shot_asks_for_the_label_words() -> None:
+    task = task_of(("a", "b"), approach="head")
+    assert (task.zero_shot().approach, task.zero_shot().labels) == ("label-words", ("a", "b"))
+
+
+def test_logits_of_the_prompts_own_tokens_are_never_made(base_of: Any, adapted: Any, examples_of: Any) -> None:
+    session = Session(base_of())
+    loaded = adapted(session, "a")
+    batch = collate(
+        examples_of(loaded, [("a long text about a film", "good")]),
+        0,
+        every_answer=False,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+    assert row_logits(session.base.model, batch).shape[0] == len("good") + 1
