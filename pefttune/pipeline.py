@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pefttune import data, store, tasks
 from pefttune.data import Dataset, Example, Row
+from pefttune.data.storage import storage_errors
 from pefttune.errors import DataError, StorageError
-from pefttune.recipe import Recipe, recipe_from_mapping
+from pefttune.recipe import Recipe, recipe_from_mapping, resolved_yaml
 
 if TYPE_CHECKING:  # torch and its family take seconds to import, and bad data must be told before
     from torch import Tensor
@@ -54,8 +55,9 @@ def run(recipe: Recipe, notify: Notify = lambda event: None) -> Run:
 
     run_folder = training.new_run_folder(Path(recipe.output.runs), name)
     notify = training.logging_to(run_folder, notify)
+    with storage_errors(run_folder / "recipe.yaml"):
+        (run_folder / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
     notify({"event": "data", **asdict(rows.report)})
-    libraries_mib = training.resident_mib(bases.choose_device(recipe.base.device))
     base = bases.load(recipe.base)
     notify({"event": "base", **publishing.describe_base(base, recipe), "dtype_reason": base.dtype_reason})
     _seed(recipe.seed)
@@ -65,6 +67,7 @@ def run(recipe: Recipe, notify: Notify = lambda event: None) -> Run:
     ours = session.add(
         name, Loaded(task, encoder, methods.attach(base.model, recipe.adapter), task.new_head(base.model))
     )
+    libraries_mib = training.resident_mib(base.device) - base.weight_bytes / 2**20
     log = _fit(recipe, session, rows, run_folder, notify)
     memory = training.MemorySplit(
         device=base.device.type,

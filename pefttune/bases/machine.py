@@ -23,12 +23,14 @@ def keep_freed_memory() -> None:
 
     Otherwise each large tensor is mapped, faulted in page by page and unmapped again. On a virtual machine whose host
     takes freed pages away a training step was 4 to 30 times slower for it. Only glibc has this; elsewhere it does
-    nothing. It holds for the whole process.
+    nothing. It holds for the whole process of whoever loads a base.
     """
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        libc = ctypes.CDLL(None)
+        mallopt, malloc_trim = libc.mallopt, libc.malloc_trim
     except (OSError, AttributeError, TypeError):  # no glibc: macOS, musl, Windows
         return
+    malloc_trim(0)  # what loading the base left behind would only be kept for nothing
     mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
 

@@ -10,13 +10,13 @@ from typing import Any
 from pefttune.errors import BaseError
 
 MAX_CONFIG_BYTES = 1 << 20
-CODE_KEYS = ("auto_map", "_attn_implementation")
+CODE_KEYS = ("auto_map", "attn_implementation", "experts_implementation")
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder without config or safetensors, one with an adapter in it, and configs that name code to run.
+def check_folder(folder: Path, quantization: str) -> None:
+    """Refuse a folder without config or safetensors, with an adapter in it, quantized otherwise, or that names code.
 
-    Raises BaseError. `auto_map` names Python files to import; `_attn_implementation*` can name a kernel to download
+    Raises BaseError. `auto_map` names Python files to import; `attn_implementation` can name a kernel to download
     and run (CVE-2026-4372), which is why both are refused even though `trust_remote_code` is off.
     """
     config = folder / "config.json"
@@ -35,6 +35,13 @@ def check_folder(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         if (path := folder / name).is_file():
             _check_config(path)
+    content = read_json(config)
+    already = content.get("quantization_config") if isinstance(content, dict) else None
+    if already is not None:
+        raise BaseError(
+            f"{folder}: its weights are quantized already ({already.get('quant_method')}), which would silently win "
+            f"over base.quantization={quantization}; give the unquantized model"
+        )
 
 
 def check_complete(source: Path, model: Any, info: Mapping[str, Any]) -> None:
@@ -48,16 +55,16 @@ def check_complete(source: Path, model: Any, info: Mapping[str, Any]) -> None:
 
 def _check_config(path: Path) -> None:
     for key in _keys(read_json(path)):
-        if key.startswith(CODE_KEYS):
+        if key.lstrip("_").startswith(CODE_KEYS):
             raise BaseError(
                 f"{path}: the key {key!r} names code to run, and no code of a model is ever run. If transformers "
                 "has the architecture built in, remove the key from a local copy and load that"
             )
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, most_bytes: int = MAX_CONFIG_BYTES) -> Any:
     """A JSON file of bounded size. Raises BaseError when it is too large or broken."""
-    if path.stat().st_size > MAX_CONFIG_BYTES:
+    if path.stat().st_size > most_bytes:
         raise BaseError(f"{path}: {path.stat().st_size} bytes is too large for a configuration")
     try:
         return json.loads(path.read_text(encoding="utf-8"))

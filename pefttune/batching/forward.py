@@ -22,10 +22,15 @@ def row_logits(model: Any, batch: Batch, head: nn.Linear | None = None) -> Tenso
     if head is None and not logits_are_linear(model):
         logits_BTK: Tensor = model(**_inputs(batch)).logits
         return logits_BTK.flatten(0, 1)[batch.rows_N].float()
-    hidden_BTD: Tensor = model.base_model(**_inputs(batch)).last_hidden_state
-    rows_ND = hidden_BTD.flatten(0, 1)[batch.rows_N]
+    rows_ND = hidden_rows(model, batch)
     logits_NK: Tensor = output(rows_ND if head is None else rows_ND.to(head.weight.dtype))
     return logits_NK.float()
+
+
+def hidden_rows(model: Any, batch: Batch) -> Tensor:
+    """Last hidden states (N, D) of the batch's scored rows."""
+    hidden_BTD: Tensor = model.base_model(**_inputs(batch)).last_hidden_state
+    return hidden_BTD.flatten(0, 1)[batch.rows_N]
 
 
 def logits_are_linear(model: Any) -> bool:

@@ -12,9 +12,9 @@ CHANGED_ROWS_SHOWN = 3
 TEXT_WIDTH = 90
 
 
-def print_comparison(comparison: dict[str, Any], confidence: float) -> None:
+def print_comparison(comparison: dict[str, Any], confidence: float, rows: str = "held-out rows") -> None:
     """Base and adapter side by side, and how sure the difference is."""
-    table = Table(title=f"on {comparison['rows']:,} held-out rows")
+    table = Table(title=f"on {comparison['rows']:,} {rows}")
     for heading in ("", "accuracy", "macro-F1", "calibration error"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name in ("base", "adapter"):

@@ -61,6 +61,8 @@ def predict(
     rows = _file_rows(input_file, column) if input_file else _text_rows(texts or [])
     if output_file:
         format_of(output_file)
+        if output_file.is_dir():
+            raise InputError(f"--output {output_file} is a folder: name a file")
 
     from pefttune.inference import open_session
 
@@ -125,7 +127,7 @@ def _predictions(session: Session, rows: Rows) -> Iterator[tuple[dict[str, Any],
 def _counted(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows, with their number and rate on the terminal: of a stream nobody knows how many will come."""
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} rows predicted, {task.fields[rate]:.1f} a second"))
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task("", total=None, rate=0.0)
         for row in rows:
             yield row
@@ -155,5 +157,6 @@ def evaluate(
     if as_json:
         print_json({"name": name, **asdict(comparison)})
         return
-    print_comparison(comparison.summary(), recipe.evaluation.confidence_level)
+    rows = f"rows of {Path(data_file).name}" if data_file else "held-out rows"
+    print_comparison(comparison.summary(), recipe.evaluation.confidence_level, rows)
     print_changed(comparison.fixed, comparison.broken)

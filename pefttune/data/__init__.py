@@ -2,7 +2,6 @@
 
 from pefttune.data.archives import extract_member
 from pefttune.data.catalogue import CATALOGUE, Entry, locate
-from pefttune.data.columns import iter_mapped
 from pefttune.data.dataset import DataReport, Dataset
 from pefttune.data.example import Example, Row
 from pefttune.data.load import load, load_file
@@ -21,7 +20,6 @@ __all__ = [
     "cache_dir",
     "extract_member",
     "fetch",
-    "iter_mapped",
     "load",
     "load_file",
     "locate",

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
-from pefttune.data.config import Format
 from pefttune.data.example import Row
-from pefttune.data.faults import BadRow, OnBadRow, refuse
+from pefttune.data.faults import BadRow, OnBadRow
 from pefttune.data.hints import did_you_mean, listed
-from pefttune.data.readers import read_rows
 from pefttune.errors import DataError
 
 
@@ -39,22 +36,6 @@ def mapped(rows: Iterable[Row], sources: Mapping[str, str], on_bad_row: OnBadRow
         else:
             on_bad_row(BadRow(row.origin, missing[1], "is missing"))
         first = False
-
-
-def iter_mapped(
-    path: Path,
-    columns: Mapping[str, str],
-    needed: Sequence[str],
-    *,
-    format: Format = "auto",
-    column_names: Sequence[str] | None = None,
-) -> Iterator[Row]:
-    """The `needed` task columns of a file's rows, streaming: for prediction, where no label is needed.
-
-    `columns` is the recipe's `data.columns`. Raises DataError for what is wrong with the file or with a row.
-    """
-    sources = {column: columns.get(column, column) for column in needed}
-    return mapped(read_rows(path, format=format, column_names=column_names), sources, refuse)
 
 
 def _no_column(row: Row, task: str, source: str) -> DataError:

@@ -80,14 +80,16 @@ def _parquet(file: BinaryIO, rows: Iterator[_Values]) -> None:
     import pyarrow.parquet as pq
 
     alike = _alike(rows)
-    first = pa.Table.from_pylist(list(islice(alike, PARQUET_ROWS)))
-    with pq.ParquetWriter(file, first.schema) as writer:
-        writer.write_table(first)
-        while batch := list(islice(alike, PARQUET_ROWS)):
-            try:
+    try:
+        first = pa.Table.from_pylist(list(islice(alike, PARQUET_ROWS)))
+        with pq.ParquetWriter(file, first.schema) as writer:
+            writer.write_table(first)
+            while batch := list(islice(alike, PARQUET_ROWS)):
                 writer.write_table(pa.Table.from_pylist(batch, schema=first.schema))
-            except pa.ArrowException as error:
-                raise DataError(f"A row's values are not of the same types as in the first rows: {error}") from error
+    except pa.ArrowException as error:
+        raise DataError(
+            f"A column's values are not of one type in every row, which Parquet cannot hold: write JSONL ({error})"
+        ) from error
 
 
 def _alike(rows: Iterator[_Values]) -> Iterator[dict[str, Any]]:

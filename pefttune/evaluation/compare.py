@@ -31,11 +31,6 @@ class Difference:
     fixed: int
     broken: int
 
-    @property
-    def is_gain(self) -> bool:
-        """Whether the whole interval lies above zero."""
-        return self.low > 0
-
 
 @dataclass(frozen=True)
 class ChangedRow:

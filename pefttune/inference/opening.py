@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from pefttune import bases, store
 from pefttune.errors import AdapterError
 from pefttune.inference.session import Session
@@ -28,9 +30,12 @@ def load_base_of(folder: Path, base_source: str | None = None) -> bases.Base:
     """A fresh base for the adapter saved in `folder`."""
     manifest = store.read_manifest(folder)
     section = recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}").base
+    told = manifest["base"]
+    # The dtype it was trained in: measured anew, a busy machine may prefer another, and answers would change.
+    dtype = "float32" if told["dtype"] == "float16" and not torch.cuda.is_available() else told["dtype"]
+    section = section.model_copy(update={"dtype": dtype})
     if base_source is not None:
         return bases.load(section.model_copy(update={"source": base_source, "revision": None}))
-    told = manifest["base"]
     if told["hub_id"] is not None:
         pinned = section.model_copy(update={"revision": told["revision"]})
         return bases.load(pinned, origin=told["origin"])

@@ -4,7 +4,7 @@ and while training, so that what is measured is what is served."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from pefttune import methods, store, tasks
 from pefttune.bases import Base, Fingerprint
-from pefttune.batching import Batch, collate, evaluation_batches, row_logits
+from pefttune.batching import Batch, collate, evaluation_batches, prompts_can_be_shared, row_logits
 from pefttune.data import Example, Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import AdapterError, DataError
 from pefttune.recipe import recipe_from_mapping
 
 ROWS_AT_ONCE = 512
+ROWS_SCORED_AT_ONCE = 1024  # each has a logit for every token of the vocabulary: 200 MB for 49,152 tokens
 HEAD_KEY = methods.FILE_PREFIX + "score."
 
 
@@ -37,16 +38,22 @@ class Loaded:
     def parameters(self) -> dict[str, nn.Parameter]:
         """All that is trained and saved, by the key it has in the adapter's file."""
         own = self.adapter.parameters if self.adapter else {}
-        return own | ({HEAD_KEY + name: p for name, p in self.head.named_parameters()} if self.head else {})
+        return own | self._head_parameters()
+
+    def _head_parameters(self) -> dict[str, nn.Parameter]:
+        return {HEAD_KEY + name: p for name, p in self.head.named_parameters()} if self.head else {}
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all `parameters`, on the CPU."""
-        return {key: parameter.detach().cpu().clone() for key, parameter in self.parameters.items()}
+        own = self.adapter.state() if self.adapter else {}
+        return own | {key: tensor.detach().cpu().clone() for key, tensor in self._head_parameters().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over tensors that were checked against `parameters`."""
+        if self.adapter is not None:
+            self.adapter.load(state)
         with torch.no_grad():
-            for key, parameter in self.parameters.items():
+            for key, parameter in self._head_parameters().items():
                 parameter.copy_(state[key])
 
     def peft_config(self) -> dict[str, Any]:
@@ -67,6 +74,7 @@ class Session:
     """One resident base, many adapters; switching between them loads nothing."""
 
     def __init__(self, base: Base) -> None:
+        prompts_can_be_shared(base.model)  # or BaseError, before anything is trained
         self.base = base
         self._loaded: dict[str, Loaded] = {}
         self._active: str | None = None
@@ -89,12 +97,13 @@ class Session:
         self._loaded[name] = loaded
         return loaded
 
-    def load(self, folder: Path, name: str | None = None) -> Loaded:
+    def load(self, folder: Path | str, name: str | None = None) -> Loaded:
         """Attach the adapter saved in `folder`, under `name` or its own.
 
         Nothing is attached before the files are whole and the base is the one it was trained on; if its weights do not
         fit, it is taken off again. Raises AdapterError.
         """
+        folder = Path(folder)
         manifest = store.read_manifest(folder)
         trained_on = Fingerprint(**manifest["base"]["fingerprint"])
         if differences := self.base.fingerprint.differences(trained_on):
@@ -133,16 +142,25 @@ class Session:
     def predict(
         self, rows: Iterable[Row | str], adapter: str | None = None, batch_size: int = 32
     ) -> Iterator[tasks.Prediction]:
-        """A prediction for each row or text, in order, by `adapter` or the one in use; rows are streamed."""
+        """A prediction for each row or text, in order, by `adapter` or the one in use; rows are streamed.
+
+        Raises AdapterError at once, DataError when a row that cannot be read is met.
+        """
+        if isinstance(rows, str):
+            raise DataError("predict() takes several texts: give a list, [text], also for one")
         if adapter is None and self._active is None:
             raise AdapterError(f"no adapter is in use; call use() with one of {', '.join(self._loaded) or 'none'}")
         name = adapter or self._active or ""
-        task, encoder = self[name].task, self[name].encoder
-        numbered = (_as_row(row, task, number) for number, row in enumerate(rows, start=1))
-        while chunk := [encoder(row) for row in islice(numbered, ROWS_AT_ONCE)]:
+        return self._predict(rows, name, self[name], batch_size)
+
+    def _predict(
+        self, rows: Iterable[Row | str], name: str, loaded: Loaded, batch_size: int
+    ) -> Iterator[tasks.Prediction]:
+        numbered = (_as_row(row, loaded.task, number) for number, row in enumerate(rows, start=1))
+        while chunk := [loaded.encoder(row) for row in islice(numbered, ROWS_AT_ONCE)]:
             scores = self.scores(name, chunk, batch_size)
             for example, values in zip(chunk, scores.tolist(), strict=True):
-                yield task.decode(values, example.truncated)
+                yield loaded.task.decode(values, example.truncated)
 
     @torch.no_grad()
     def scores(
@@ -158,6 +176,8 @@ class Session:
         """
         loaded = self.use(name)
         done = 0
+        scored = max((sum(map(len, example.answers)) for example in examples), default=0)
+        batch_size = max(1, min(batch_size, ROWS_SCORED_AT_ONCE // max(1, scored)))
         result: list[Tensor] = [torch.empty(0)] * len(examples)
         for indices in evaluation_batches([len(example) for example in examples], batch_size):
             batch = self.collate([examples[i] for i in indices], every_answer=True)
@@ -174,6 +194,8 @@ class Session:
 
     def collate(self, examples: Sequence[Example], *, every_answer: bool) -> Batch:
         """A batch on the base's device."""
+        if every_answer and not prompts_can_be_shared(self.base.model):
+            examples = [replace(e, answers=(answer,)) for e in examples for answer in e.answers] or examples
         tokenizer = self.base.tokenizer
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
         return collate(examples, pad_id, every_answer=every_answer, device=self.base.device, dtype=self.base.dtype)

@@ -1,13 +1,12 @@
 """Methods of adapting a frozen base, and the files of adapters. A new method is one file and one line of `METHODS`."""
 
-from collections.abc import Callable
 from typing import Any
 
 from pefttune.methods import weights
-from pefttune.methods.lora import FILE_PREFIX, LoraAdapter, deactivate
+from pefttune.methods.lora import FILE_PREFIX, LoraAdapter
 from pefttune.methods.protocol import Adapter
 
-METHODS: dict[str, Callable[..., Adapter]] = {"lora": LoraAdapter}
+METHODS: dict[str, type[LoraAdapter]] = {"lora": LoraAdapter}
 
 
 def attach(model: Any, config: Any) -> Adapter:
@@ -20,7 +19,8 @@ def attach(model: Any, config: Any) -> Adapter:
 
 def activate(model: Any, adapter: Adapter | None) -> None:
     """Let one adapter act in the model's forward, or none: then it is the base itself."""
-    deactivate(model)
+    for method in METHODS.values():
+        method.deactivate(model)
     if adapter is not None:
         adapter.activate()
 

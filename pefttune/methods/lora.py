@@ -68,6 +68,12 @@ class LoraAdapter:
         for layer in _lora_layers(self._model):
             layer._active_adapter = [self._slot]  # PEFT's set_adapter would switch gradients as well
 
+    @staticmethod
+    def deactivate(model: nn.Module) -> None:
+        """Let no LoRA adapter act in the model's forward."""
+        for layer in _lora_layers(model):
+            layer._active_adapter = []
+
     def state(self) -> dict[str, Tensor]:
         """Its tensors by file key, on the CPU."""
         return {key: parameter.detach().cpu().clone() for key, parameter in self.parameters.items()}
@@ -95,12 +101,6 @@ class LoraAdapter:
             if not layer.lora_A:
                 parent, _, child = name.rpartition(".")
                 setattr(self._model.get_submodule(parent), child, layer.base_layer)
-
-
-def deactivate(model: nn.Module) -> None:
-    """Let no LoRA adapter act in the model's forward: it is the base itself."""
-    for layer in _lora_layers(model):
-        layer._active_adapter = []
 
 
 def _lora_layers(model: nn.Module) -> list[LoraLayer]:

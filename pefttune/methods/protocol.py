@@ -21,6 +21,10 @@ class Adapter(Protocol):
     def activate(self) -> None:
         """Act in the model's forward, alone among the adapters of its method."""
 
+    @staticmethod
+    def deactivate(model: nn.Module) -> None:
+        """Let no adapter of this method act in the model's forward."""
+
     def state(self) -> dict[str, Tensor]:
         """Its tensors by file key, on the CPU."""
 

@@ -34,7 +34,7 @@ def write(
         "revision": revision,
         "inference_mode": True,
     }
-    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

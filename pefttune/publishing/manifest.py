@@ -12,7 +12,7 @@ from pefttune.bases import Base
 from pefttune.data import DataReport
 from pefttune.evaluation import Comparison
 from pefttune.inference import Loaded
-from pefttune.publishing.portable import last_part, portable
+from pefttune.publishing.portable import portable
 from pefttune.recipe import Recipe, to_mapping
 from pefttune.training import MemorySplit, TrainingLog
 
@@ -32,11 +32,11 @@ def describe(
     return {
         "name": recipe.output.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": portable(to_mapping(recipe)),
+        "recipe": portable(to_mapping(recipe), base.located),
         "labels": list(loaded.task.labels),
         "prompt": loaded.encoder.render(),
         "base": describe_base(base, recipe),
-        "data": asdict(report) | {"source": last_part(report.source)},
+        "data": asdict(report),
         "parameters": sum(parameter.numel() for parameter in loaded.parameters.values()),
         "comparison": comparison.summary(),
         "training": {
@@ -55,7 +55,7 @@ def describe(
 
 def describe_base(base: Base, recipe: Recipe) -> dict[str, Any]:
     """Which base it is and where it came from, without a path of the machine."""
-    mapping = portable(to_mapping(recipe))
+    mapping = portable(to_mapping(recipe), base.located)
     return {
         "source": mapping["base"]["source"],
         "hub_id": base.located.hub_id,

@@ -5,26 +5,25 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
-from pefttune.bases import BASES
+from pefttune.bases import BASES, Located
 from pefttune.data import CATALOGUE
+from pefttune.data.sources import is_hub_id
 
-PATHS = {"base": ("source",), "data": ("source", "train", "validation", "test"), "output": ("store", "runs")}
 
+def portable(recipe: dict[str, Any], located: Located) -> dict[str, Any]:
+    """The resolved recipe with every local path cut to its last part. Catalogue names and Hub ids stay.
 
-def portable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The resolved recipe with every local path cut to its last part. Catalogue names and Hub ids stay."""
-    return {
-        section: {key: last_part(value) if key in PATHS.get(section, ()) else value for key, value in content.items()}
-        if isinstance(content, dict)
-        else content
-        for section, content in recipe.items()
+    `located` says where the base was found: that alone tells a Hub id from a folder of two parts.
+    """
+    base, data, output = recipe["base"], recipe["data"], recipe["output"]
+    on_hub = data["source"] is not None and is_hub_id(data["source"])
+    kept = set(CATALOGUE) | ({data[part] for part in ("source", "train", "validation", "test")} if on_hub else set())
+    return recipe | {
+        "base": base | {"source": base["source"] if base["source"] in BASES else located.hub_id or located.origin},
+        "data": data
+        | {
+            part: data[part] if data[part] is None or data[part] in kept else PurePath(data[part]).name
+            for part in ("source", "train", "validation", "test")
+        },
+        "output": output | {key: PurePath(output[key]).name for key in ("store", "runs")},
     }
-
-
-def last_part(value: str | None) -> str | None:
-    """A local path without its folders; catalogue names and Hub ids as they are."""
-    if value is None or value in BASES or value in CATALOGUE:
-        return value
-    path = PurePath(value)
-    is_hub_id = len(path.parts) == 2 and not path.suffix and not value.startswith((".", "/", "~"))
-    return value if is_hub_id else path.name

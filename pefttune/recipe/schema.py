@@ -50,6 +50,7 @@ Whole = Annotated[int, BeforeValidator(_not_boolean)]
 Number = Annotated[float, BeforeValidator(_not_boolean)]
 Switch = Annotated[bool, Strict()]
 NonNegative = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Texts = Annotated[tuple[str, ...], AfterValidator(_some_and_distinct)]
 Indices = Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], AfterValidator(_some_and_distinct)]
@@ -264,7 +265,7 @@ class Lora(Section):
 
     method: Literal["lora"] = Field(description="The kind of adapter.")
     r: Whole = Field(8, gt=0, le=1024, description="Rank of the update matrices.")
-    lora_alpha: NonNegative | None = Field(
+    lora_alpha: Annotated[NonNegative, Field(le=65536)] | None = Field(
         None, description="Scale: the update is multiplied by lora_alpha / r. By default 2 · r.", examples=[16]
     )
     lora_dropout: Fraction = Field(0.0, description="Dropout on the adapter's input while training.")
@@ -291,7 +292,7 @@ class Training(Section):
     per_device_eval_batch_size: Whole = Field(
         32, gt=0, description="Examples per forward pass in evaluation.", json_schema_extra={"unit": "examples"}
     )
-    num_train_epochs: NonNegative = Field(
+    num_train_epochs: Positive = Field(
         1.0, description="Passes over the training rows.", json_schema_extra={"unit": "epochs"}
     )
     max_steps: Whole | None = Field(
@@ -301,7 +302,7 @@ class Training(Section):
         examples=[1000],
         json_schema_extra={"unit": "optimizer steps"},
     )
-    learning_rate: NonNegative = Field(5e-4, description="Peak learning rate of AdamW.")
+    learning_rate: Positive = Field(5e-4, description="Peak learning rate of AdamW.")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "cosine", description="Shape of the learning rate over the run (transformers' schedulers)."
     )
@@ -317,7 +318,7 @@ class Training(Section):
     eval_steps: Whole | None = Field(
         None,
         gt=0,
-        description="Optimizer steps between evaluations. By default four evenly spaced ones.",
+        description="Optimizer steps between evaluations. By default a quarter of the run.",
         examples=[100],
         json_schema_extra={"unit": "optimizer steps"},
     )

@@ -14,12 +14,17 @@ from pefttune.data import Example, Row
 from pefttune.errors import BaseError, DataError
 
 PLACEHOLDER = "\u2402TEXT\u2403"  # survives templates that strip or escape
+# Some templates write today's date (Llama 3, gpt-oss), so an adapter would meet another prompt on every day. The line
+# break is eaten: transformers renders with trim_blocks.
+ALWAYS_THE_SAME_DAY = "{% macro strftime_now(format) %}01 Jan 2025{% endmacro %}\n"
 
 
 class LabelWordEncoder:
-    """Asks the language model for the label's words. Each answer ends with the end-of-turn token."""
+    """Asks the language model for the label's words. A `closed` answer ends with the end-of-turn token."""
 
-    def __init__(self, tokenizer: Any, labels: Sequence[str], instruction: str, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: Any, labels: Sequence[str], instruction: str, max_length: int, closed: bool = True
+    ) -> None:
         self._tokenizer = tokenizer
         self._labels = {label: index for index, label in enumerate(labels)}
         self._rendered, answer_prefix = _render(tokenizer, instruction)
@@ -30,9 +35,10 @@ class LabelWordEncoder:
         self._after = _tokens(tokenizer, after)
         if tokenizer.eos_token_id is None:
             raise BaseError("the base's tokenizer has no end-of-sequence token, so an answer could not end")
-        self._answers = tuple(
-            (*_tokens(tokenizer, answer_prefix + label), tokenizer.eos_token_id) for label in self._labels
-        )
+        words = [_tokens(tokenizer, answer_prefix + label) for label in self._labels]
+        # Where one answer begins another, only its end tells the two apart.
+        end = (tokenizer.eos_token_id,) if closed or _one_begins_another(words) else ()
+        self._answers = tuple((*word, *end) for word in words)
         if len(set(self._answers)) < len(self._answers):
             raise DataError("task.labels: two labels are the same tokens for this base; rename one")
         fixed = len(self._before) + len(self._after) + max(map(len, self._answers))
@@ -77,14 +83,21 @@ def _render(tokenizer: Any, instruction: str) -> tuple[str, str]:
 
     with_system = [{"role": "system", "content": instruction}, {"role": "user", "content": PLACEHOLDER}]
     without_system = [{"role": "user", "content": f"{instruction}\n\n{PLACEHOLDER}"}]
+    template = ALWAYS_THE_SAME_DAY + tokenizer.get_chat_template()
     for messages in (with_system, without_system):  # Gemma's template, for one, raises on a system message
         try:
-            rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            rendered = tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
         except TemplateError:
             continue
         if PLACEHOLDER in rendered and instruction.strip() in rendered:  # many templates strip what they are given
             return rendered, ""
     raise BaseError("the base's chat template renders neither a system nor a user message; `task.approach: head` works")
+
+
+def _one_begins_another(words: Sequence[tuple[int, ...]]) -> bool:
+    return any(a != b and b[: len(a)] == a for a in words for b in words)
 
 
 def _tokens(tokenizer: Any, text: str) -> tuple[int, ...]:

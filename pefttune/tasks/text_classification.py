@@ -28,6 +28,8 @@ class TextClassification:
     approach: str
     labels: tuple[str, ...]
     instruction: str
+    closed: bool = True
+    """Whether the end of the answer counts in its likelihood."""
     name: str = "text-classification"
     columns: tuple[str, ...] = ("text", "label")
     inputs: tuple[str, ...] = ("text",)
@@ -46,9 +48,9 @@ class TextClassification:
         return checked
 
     def _label(self, value: Any) -> str:
-        if value is None or value == "":
+        if value is None or not str(value).strip():
             raise RowFault("label", "is empty")
-        label = str(value)
+        label = str(value).strip()
         if self.labels and label not in self.labels:
             close = difflib.get_close_matches(label, self.labels, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -84,7 +86,7 @@ class TextClassification:
         if self.approach == "head":
             return HeadEncoder(tokenizer, self.labels, max_length)
         instruction = self.instruction.replace("{labels}", ", ".join(self.labels))
-        return LabelWordEncoder(tokenizer, self.labels, instruction, max_length)
+        return LabelWordEncoder(tokenizer, self.labels, instruction, max_length, self.closed)
 
     def new_head(self, model: Any) -> nn.Linear | None:
         """A linear layer on the last token's hidden state (as transformers' …ForSequenceClassification of decoders)."""
@@ -112,7 +114,7 @@ class TextClassification:
             return log_softmax(logits_NK, dim=-1)
         token_scores_N = -cross_entropy(logits_NK, batch.targets_N, reduction="none")
         totals = torch.zeros(batch.n_answers, device=logits_NK.device).index_add(0, batch.answers_N, token_scores_N)
-        return totals.reshape(batch.n_examples, len(self.labels))
+        return totals.reshape(-1, len(self.labels))
 
     def decode(self, scores: Sequence[float], truncated: bool) -> Prediction:
         """The likeliest label, with probabilities over the labels."""
@@ -152,8 +154,11 @@ class TextClassification:
         )
 
     def zero_shot(self) -> TextClassification:
-        """The label words: the one way to ask a base that has no head."""
-        return dataclasses.replace(self, approach="label-words")
+        """The label words: the one way to ask a base that has no head.
+
+        Without the end of the answer: a base that was never told to stop after one word would be judged by that.
+        """
+        return dataclasses.replace(self, approach="label-words", closed=False)
 
 
 def _text(value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
@@ -162,7 +163,12 @@ def _accelerator(config: Any, run_folder: Path) -> Accelerator:
             f"training.report_to: {', '.join(missing)} cannot be imported; pip install 'pefttune[{','.join(missing)}]'"
         )
     accelerator = Accelerator(
-        log_with=list(config.report_to) or None, project_dir=str(run_folder), cpu=not torch.cuda.is_available()
+        # Both are the recipe's to say; else a launcher's environment would autocast, and divide the loss once more.
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=list(config.report_to) or None,
+        project_dir=str(run_folder),
+        cpu=not torch.cuda.is_available(),
     )
     accelerator.init_trackers("pefttune")
     if accelerator.num_processes > 1:

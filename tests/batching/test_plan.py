@@ -80,7 +80,7 @@ def test_sorting_halves_the_padding_of_real_lengths() -> None:
 
 
 def test_steps_are_not_in_order_of_length() -> None:
-    lengths = list(range(256))
+    lengths = list(range(16 * STEPS_SORTED_TOGETHER))  # one group, sorted inside
     firsts = [step[0][0] for step in training_steps(lengths, 16, 1, (0, 0))]
     assert firsts != sorted(firsts)
 

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,9 @@ def known_bases(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], processes: object
+) -> Iterator[Callable[..., Done]]:
     """Runs a command in this process: `command("list", "--json")`."""
     from pefttune.cli import main
 
@@ -110,3 +114,54 @@ def process(shop: Shop) -> Callable[..., subprocess.Popen[str]]:
         )
 
     return start
+
+
+def ended(started: subprocess.Popen[str]) -> Done:
+    """Waits; stdout is empty when it was closed before."""
+    with started:
+        out = "" if started.stdout.closed else started.stdout.read()
+        err = started.stderr.read()
+    return Done(started.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def run_to_end() -> Callable[[subprocess.Popen[str]], Done]:
+    return ended
+
+
+@pytest.fixture(scope="session")
+def processes(
+    shop: Shop, process: Callable[..., subprocess.Popen[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, tuple[Path, Future[Any]]]]:
+    """Commands that take seconds to import torch: each with its folder and what will have come of it. They are started
+    with the first test of this folder and run beside the others."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("train", "stream", "ctrl-c")}
+    own = {name: [f"output.store={folder}/adapters", f"output.runs={folder}/runs"] for name, folder in folders.items()}
+    many = folders["stream"] / "many.jsonl"
+    many.write_text("".join(json.dumps({"text": f"a film {number}"}) + "\n" for number in range(1200)))
+    shutil.copytree(shop.store, folders["ctrl-c"] / "adapters")
+    long = ["training.max_steps=100000", "training.eval_steps=5"]
+    started = {
+        "train": process("train", shop.recipe, *own["train"], "training.max_steps=2", "--json", cwd=folders["train"]),
+        "stream": process("predict", "tiny", "--input", many, "--store", shop.store, cwd=folders["stream"]),
+        "ctrl-c": process("train", shop.recipe, *own["ctrl-c"], *long, cwd=folders["ctrl-c"]),
+    }
+
+    def stream() -> tuple[str, Done]:
+        first = started["stream"].stdout.readline()
+        started["stream"].stdout.close()  # the reader has seen enough
+        return first, ended(started["stream"])
+
+    def ctrl_c() -> tuple[str, Done]:
+        run = started["ctrl-c"]
+        before = "".join(takewhile(lambda line: "validation after step 5" not in line, run.stderr))
+        run.send_signal(signal.SIGINT)
+        return before, ended(run)
+
+    with ThreadPoolExecutor(3) as pool:
+        jobs = {
+            "train": pool.submit(ended, started["train"]),
+            "stream": pool.submit(stream),
+            "ctrl-c": pool.submit(ctrl_c),
+        }
+        yield {name: (folders[name], job) for name, job in jobs.items()}

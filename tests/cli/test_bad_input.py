@@ -421,6 +421,7 @@ def test_a_full_disk_in_the_run_folder(train: Any, copied: Path, disk_full: Any,
         done = train("--json")
     refused(done, 1, "StorageError", str(tmp_path / "runs"))
     assert tree(tmp_path / "adapters") == before
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("room", [1000, 10_000, 30_000])
@@ -505,13 +506,22 @@ def test_predict_input(
 
 
 @pytest.mark.parametrize(
-    ("output", "told"), [("out.txt", "the ending `.txt` is not known"), ("out.tsv", "which TSV cannot hold")]
+    ("output", "told", "code"),
+    [
+        ("out.txt", "the ending `.txt` is not known", 2),
+        ("out.tsv", "which TSV cannot hold", 2),
+        ("folder.csv", "is a folder: name a file", 2),
+        ("x.jsonl/out.csv", "out.csv could not be written: ", 1),
+    ],
 )
-def test_predict_output(command: Any, shop: Any, known_bases: Path, tmp_path: Path, output: str, told: str) -> None:
+def test_predict_output(
+    command: Any, shop: Any, known_bases: Path, tmp_path: Path, output: str, told: str, code: int
+) -> None:
+    (tmp_path / "folder.csv").mkdir()
     (tmp_path / "x.jsonl").write_text('{"text": "a\\tb"}\n')
     before = set(tmp_path.iterdir())
     done = command("predict", "tiny", "--input", "x.jsonl", "--output", output, "--store", shop.store)
-    assert (done.code, done.out, told in done.err) == (2, "", True)
+    assert (done.code, done.out, told in done.err) == (code, "", True)
     assert set(tmp_path.iterdir()) == before
 
 
@@ -538,19 +548,15 @@ def test_stopped_by_a_signal(
     refused(train("--json"), code, "Stopped", word)
     assert tree(tmp_path / "adapters") == before
     left = {path.name for path in tmp_path.glob("runs/tiny/*/*")}
-    assert left <= {"log.jsonl", "best.safetensors", "comparison.json", "figure.png"}
-    assert "log.jsonl" in left  # its story is kept
+    assert left <= {"log.jsonl", "recipe.yaml", "best.safetensors", "comparison.json", "figure.png"}
+    assert {"log.jsonl", "recipe.yaml"} <= left  # its story is kept
 
 
-def test_ctrl_c(process: Any, shop: Any, tmp_path: Path) -> None:
+def test_ctrl_c(processes: Any, shop: Any) -> None:
     """The real thing: the signal comes from outside, somewhere within a step."""
-    shutil.copytree(shop.store, tmp_path / "adapters")
-    own = [f"output.store={tmp_path}/adapters", f"output.runs={tmp_path}/runs", "training.max_steps=100000"]
-    with process("train", shop.recipe, *own, "training.eval_steps=5", cwd=tmp_path) as run:
-        assert any("validation after step 5" in line for line in run.stderr)
-        run.send_signal(signal.SIGINT)
-        out, err = run.stdout.read(), run.stderr.read()
-    assert (run.returncode, out, "Traceback" in err) == (130, "", False)
-    assert err.endswith("error: interrupted\n")
-    assert tree(tmp_path / "adapters") == tree(shop.store)
-    assert not list(tmp_path.rglob("*.partial"))
+    folder, job = processes["ctrl-c"]
+    before, done = job.result()
+    assert (done.code, done.out, done.err[-19:]) == (130, "", "error: interrupted\n"), before + done.err
+    assert "Traceback" not in done.err
+    assert tree(folder / "adapters") == tree(shop.store)
+    assert not list(folder.rglob("*.partial"))

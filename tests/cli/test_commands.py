@@ -59,36 +59,16 @@ def read(path: Path) -> list[dict[str, Any]]:
     return list(csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-# The real command, in processes of its own, all started at once: importing torch is most of their time.
+# The real command, in processes of its own
 
 
-def ended(started: subprocess.Popen[str]) -> tuple[str, str, int]:
-    """stdout (empty when it was closed), stderr, exit code."""
-    with started:
-        out = "" if started.stdout.closed else started.stdout.read()
-        err = started.stderr.read()
-    return out, err, started.returncode
-
-
-@pytest.fixture(scope="module")
-def processes(process: Any, shop: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("processes")
-    own = [f"output.store={folder}/adapters", f"output.runs={folder}/runs", "training.max_steps=2"]
-    many = write(folder / "many.jsonl", [{"text": f"a film {number}"} for number in range(1200)])
-    started = {
-        "train": process("train", shop.recipe, *own, "--json", cwd=folder),
-        "stream": process("predict", "tiny", "--input", many, "--store", shop.store, cwd=folder),
-    }
-    first = started["stream"].stdout.readline()
-    started["stream"].stdout.close()  # the reader has seen enough
-    return {"folder": folder, "first": first, **{name: ended(each) for name, each in started.items()}}
-
-
-def test_train_prints_one_document(processes: dict[str, Any]) -> None:
-    out, err, code = processes["train"]
-    assert code == 0, err
-    document = json.loads(out)
-    folder = processes["folder"] / "adapters" / "tiny" / "1"
+def test_train(processes: Any) -> None:
+    """One document on stdout, progress on stderr, and the folders it names."""
+    own, job = processes["train"]
+    done = job.result()
+    assert done.code == 0, done.err
+    folder = own / "adapters" / "tiny" / "1"
+    document = done.document
     assert (document["name"], document["version"], document["folder"]) == ("tiny", 1, str(folder))
     assert document["comparison"]["rows"] == 16
     assert document["training"]["steps"] == 2
@@ -99,29 +79,27 @@ def test_train_prints_one_document(processes: dict[str, Any]) -> None:
         "figure.png",
         "pefttune.json",
     ]
-    assert Path(document["run_folder"]).parent == processes["folder"] / "runs" / "tiny"
-
-
-def test_progress_is_on_stderr(processes: dict[str, Any]) -> None:
-    err = processes["train"][1]
+    assert Path(document["run_folder"]).parent == own / "runs" / "tiny"
     told = [
         "data: reviews.jsonl: ",
         "base: tiny from tiny, none, float32 (asked for)",
         "training 2/2 loss",
         "verifying",
     ]
-    assert [line for line in told if line not in err] == []
+    assert [line for line in told if line not in done.err] == []
 
 
-def test_a_reader_that_stops_reading_is_no_failure(processes: dict[str, Any]) -> None:
-    assert json.loads(processes["first"])["text"] == "a film 0"
-    assert processes["stream"] == ("", "", 0)
+def test_a_reader_that_stops_reading_is_no_failure(processes: Any) -> None:
+    first, done = processes["stream"][1].result()
+    assert json.loads(first)["text"] == "a film 0"
+    assert (done.code, done.err) == (0, "")
 
 
-def test_a_pipe_that_is_closed_at_once(process: Any, shop: Any) -> None:
+def test_a_pipe_that_is_closed_at_once(process: Any, run_to_end: Any, shop: Any) -> None:
     started = process("explain", cwd=shop.folder)
     started.stdout.close()
-    assert ended(started) == ("", "", 0)
+    done = run_to_end(started)
+    assert (done.code, done.err) == (0, "")
 
 
 def test_the_installed_command(tmp_path: Path) -> None:
@@ -132,12 +110,12 @@ def test_the_installed_command(tmp_path: Path) -> None:
     assert "train one: pefttune train NAME" in done.stdout
 
 
-def test_what_stdout_cannot_show_is_escaped(process: Any, shop: Any) -> None:
-    arguments = ["explain", "adapter.use_rslora"]
-    out, _, code = ended(process(*arguments, cwd=shop.folder, PYTHONIOENCODING="ascii"))
-    assert (code, "lora_alpha / \\u221ar" in out) == (0, True)
-    out, _, code = ended(process(*arguments, "--json", cwd=shop.folder, PYTHONIOENCODING="ascii"))
-    assert (code, "√r" in json.loads(out)["meaning"]) == (0, True)
+def test_what_stdout_cannot_show_is_escaped(process: Any, run_to_end: Any, shop: Any) -> None:
+    arguments = ["explain", "adapter.lora_alpha"]
+    done = run_to_end(process(*arguments, cwd=shop.folder, PYTHONIOENCODING="ascii"))
+    assert (done.code, "By default 2 \\xb7 r" in done.out) == (0, True)
+    done = run_to_end(process(*arguments, "--json", cwd=shop.folder, PYTHONIOENCODING="ascii"))
+    assert (done.code, "2 · r" in done.document["meaning"]) == (0, True)
 
 
 # --json and exit codes, for every command

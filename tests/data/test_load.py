@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pefttune.data import Dataset, iter_mapped, load, load_file, write_rows
+from pefttune.data import Dataset, load, load_file, write_rows
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError
 from pefttune.recipe.schema import Bin, Data, Split
@@ -258,16 +258,6 @@ def test_sources_that_contradict_each_other(tmp_path: Path) -> None:
     assert message_of(source="x" * 300 + ".csv").endswith("x.csv does not exist.")
 
 
-def test_iter_mapped_needs_no_label(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"s": "one", "x": 1}\n{"s": "two"}\n{"x": 1}\n')
-    rows = iter_mapped(tmp_path / "a.jsonl", {"text": "s", "label": "y"}, ("text",))
-    assert [next(rows).values, next(rows).values] == [{"text": "one"}, {"text": "two"}]
-    with pytest.raises(DataError, match=r"^a\.jsonl:3, column `s`: is missing$"):
-        next(rows)
-    named = iter_mapped(Path(written(tmp_path / "a.tsv", [{"one": "two"}])), {}, ("text",), column_names=("text",))
-    assert [row.values["text"] for row in named] == ["one", "two"]
-
-
 @pytest.mark.shared
 def test_official_sst2() -> None:
     def known(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -291,7 +281,8 @@ def test_official_sst2() -> None:
 def test_a_labelled_file_is_read_whole_and_checked_as_the_recipe_says(tmp_path: Path) -> None:
     path = tmp_path / "more.csv"
     path.write_text("text,score\nfine,2\nmiddling,0\npoor,-2\n", encoding="utf-8")
-    config = Data(source="unused.csv", columns={"label": "score"}, label_bins={"good": Bin(above=1), "bad": Bin(below=-1)})
+    bins = {"good": Bin(above=1), "bad": Bin(below=-1)}
+    config = Data(source="unused.csv", columns={"label": "score"}, label_bins=bins)
     rows = load_file(str(path), config, ("text", "label"), check)
     assert [(row.values["label"], row.origin) for row in rows] == [("good", "more.csv:2"), ("bad", "more.csv:4")]
     path.write_text("text,score\nmiddling,0\n", encoding="utf-8")

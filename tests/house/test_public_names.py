@@ -47,7 +47,6 @@ PUBLIC = {
         "cache_dir",
         "extract_member",
         "fetch",
-        "iter_mapped",
         "load",
         "load_file",
         "locate",

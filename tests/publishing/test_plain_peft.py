@@ -77,8 +77,8 @@ def plain(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 # Both compute in float32 on the same CPU. Ours puts only scored rows through the output layer, and a matrix product of
-# other height may take another kernel, that is another order of 32 sums of about 1: a few 1e-7.
-KERNEL = 2e-6
+# other height may take another kernel, that is another order of 32 sums of about 1. Seen: 7e-8.
+KERNEL = 1e-6
 
 
 def test_the_language_models_logits_are_equal(asked: dict[str, Any], plain: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from pefttune import bases, pipeline, store
 from pefttune.bases import Base
 from pefttune.evaluation import largest_difference
-from pefttune.inference import Session, open_session
+from pefttune.inference import Loaded, Session
 from pefttune.publishing.manifest import VERSIONED
 from pefttune.recipe import load_recipe, schema
 
@@ -59,8 +60,6 @@ def test_label_scores_are_those_of_plain_transformers(base_as: Any, film_rows: A
     task, rows = film_rows
     base = base_as("none", "float32")
     session = Session(base)
-    from pefttune.inference import Loaded
-
     encoder = task.encoder(base.tokenizer, 512)
     session.add("zero-shot", Loaded(task, encoder))
     ours = session.scores("zero-shot", [encoder(row) for row in rows.test])
@@ -76,17 +75,17 @@ def test_label_scores_are_those_of_plain_transformers(base_as: Any, film_rows: A
             logits = base.model(torch.tensor([[*prompt, *answer]])).logits[0]
             tokens = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1].gather(1, torch.tensor(answer)[:, None])
             # float32 through 30 layers in a batch of other width: logits near 20 have a last bit of 2e-6, and each
-            # layer adds a few. Seen: 4e-5.
-            assert float(score) == pytest.approx(float(tokens.sum()), abs=5e-4)
+            # layer adds a few. Seen: 1.3e-5.
+            assert float(score) == pytest.approx(float(tokens.sum()), abs=1e-4)
 
 
-def test_the_shipped_recipe_runs_end_to_end(tmp_path: Path) -> None:
+def test_the_shipped_recipe_runs_end_to_end(tmp_path: Path, base_as: Any) -> None:
     recipe = load_recipe(
         FILM,
         [
             "data.max_train_samples=64",
-            "data.max_eval_samples=32",
-            "data.max_test_samples=64",
+            "data.max_eval_samples=16",
+            "data.max_test_samples=16",
             "training.eval_steps=4",
             f"output.store={tmp_path}/adapters",
             f"output.runs={tmp_path}/runs",
@@ -100,14 +99,16 @@ def test_the_shipped_recipe_runs_end_to_end(tmp_path: Path) -> None:
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[-1] < losses[0]
     assert store.read_manifest(run.folder)["base"]["fingerprint"]["quantization"] == "nf4+double"
-    assert run.comparison.rows == 64
+    assert run.comparison.rows == 16
     memory = run.manifest["training"]["memory"]
     assert 60 < memory["weights_mib"] < 160  # 106M parameters at 4 bit, 28M of the vocabulary at 16 or 32
     for path in run.folder.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes()
-    session = open_session("film-sentiment", tmp_path / "adapters")
-    (prediction,) = session.predict(["A gem of a film, warm and bright."])
+    session = Session(base_as("nf4", "auto"))
+    session.load(run.folder)
+    (prediction,) = session.predict(["A gem of a film, warm and bright."], "film-sentiment")
     assert prediction.label in ("negative", "positive")
+    session.remove("film-sentiment")
 
 
 def adapters() -> list[Any]:
@@ -126,8 +127,6 @@ OTHER_VERSIONS = 0.25
 
 @pytest.mark.parametrize("folder", adapters())
 def test_a_shipped_adapter_scores_its_probe_rows_as_stored(base_as: Any, folder: Path) -> None:
-    import importlib.metadata
-
     manifest = store.read_manifest(folder)
     base = base_as("nf4", "auto")
     session = Session(base)

@@ -129,9 +129,35 @@ def test_an_instruction_with_space_around_it_survives_a_template_that_trims(
     assert prompt == "<|system|>Good or bad?<|end|><|user|>a film<|end|><|assistant|>"
 
 
+def test_a_template_that_writes_the_time_gives_the_same_prompt_at_any_time(with_template: Any) -> None:
+    # Llama 3's and gpt-oss's do: an adapter would meet another prompt the day after its training.
+    tokenizer = with_template("{{ strftime_now('%d %B %Y %H:%M:%S.%f') }} " + TRIMS)
+    first, second = (tokenizer.decode(encoded(tokenizer, "a film").prompt) for _ in range(2))
+    assert first == second
+    assert first.startswith("01 Jan 2025 <|system|>")
+
+
+@pytest.mark.parametrize("start", ["\n", "  ", "\n  {% if true %}\n a{% endif %}", "  {%- if true %} b{% endif -%}\n "])
+def test_the_rest_of_a_template_is_rendered_as_it_stands(with_template: Any, start: str) -> None:
+    tokenizer = with_template(start + TRIMS)
+    task = task_of(instruction="Good or bad?")
+    messages = [{"role": "system", "content": "Good or bad?"}, {"role": "user", "content": "{text}"}]
+    plain = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert task.encoder(tokenizer, 256).render() == plain
+
+
+def test_of_several_templates_the_default_one_is_used(with_template: Any) -> None:
+    tokenizer = with_template(TRIMS)
+    expected = encoded(tokenizer, "a film").prompt
+    tokenizer.chat_template = {"default": TRIMS, "tool_use": "hello"}
+    assert encoded(tokenizer, "a film").prompt == expected
+
+
 def test_a_template_that_renders_nothing_is_told(with_template: Any) -> None:
     for template in ("{{ raise_exception('no') }}", "hello"):
-        with pytest.raises(BaseError, match=r"renders neither a system nor a user message; `task.approach: head` works"):
+        with pytest.raises(
+            BaseError, match=r"renders neither a system nor a user message; `task.approach: head` works"
+        ):
             encoded(with_template(template), "a film")
 
 

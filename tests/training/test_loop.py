@@ -90,6 +90,14 @@ def test_gradients_are_clipped_to_the_norm_asked_for(toy: Any) -> None:
     assert seen == [pytest.approx(0.5, rel=1e-5), 4.0]  # torch adds 1e-6 to the norm it divides by
 
 
+def test_what_a_launcher_sets_does_not_change_the_gradient(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `accelerate launch` always sets both, from the user's answers to `accelerate config`.
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    log = toy.fit(max_steps=1)
+    assert (log.steps[0]["loss"], log.steps[0]["gradient_norm"]) == (4.0, 4.0)
+
+
 def test_gradients_do_not_pile_up_over_steps(toy: Any) -> None:
     toy.rows = 2
     toy.plan = lambda epoch: [[[0]], [[0]]]
