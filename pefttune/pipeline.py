@@ -20,6 +20,7 @@ from pefttune.recipe import Recipe, recipe_from_mapping, resolved_yaml
 if TYPE_CHECKING:  # torch and its family take seconds to import, and bad data must be told before
     from torch import Tensor
 
+    from pefttune.bases import Base
     from pefttune.evaluation import Comparison
     from pefttune.inference import Session
     from pefttune.training import TrainingLog
@@ -50,39 +51,20 @@ def run(recipe: Recipe, notify: Notify = lambda event: None) -> Run:
     with store.staged(Path(recipe.output.store), name):
         pass  # a store that cannot be written to says so now, not when the training is over
 
-    from pefttune import bases, evaluation, methods, publishing, training
-    from pefttune.inference import Loaded, Session
+    from pefttune import bases, evaluation, publishing
 
-    run_folder = training.new_run_folder(Path(recipe.output.runs), name)
-    notify = training.logging_to(run_folder, notify)
-    with storage_errors(run_folder / "recipe.yaml"):
-        (run_folder / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
+    run_folder, notify = _open_run(recipe, notify)
     notify({"event": "data", **asdict(rows.report)})
     base = bases.load(recipe.base)
     notify({"event": "base", **publishing.describe_base(base, recipe), "dtype_reason": base.dtype_reason})
-    _seed(recipe.seed)
-    session = Session(base)
-    _add_zero_shot(session, task, recipe)
-    encoder = task.encoder(base.tokenizer, recipe.data.max_length)
-    ours = session.add(
-        name, Loaded(task, encoder, methods.attach(base.model, recipe.adapter), task.new_head(base.model))
-    )
-    libraries_mib = training.resident_mib(base.device) - base.weight_bytes / 2**20
-    log = _fit(recipe, session, rows, run_folder, notify)
-    memory = training.MemorySplit(
-        device=base.device.type,
-        peak_mib=training.peak_mib(base.device),
-        libraries_mib=libraries_mib,
-        weights_mib=base.weight_bytes / 2**20,
-        adapter_and_optimizer_mib=(log.optimizer_bytes + 2 * sum(p.nbytes for p in ours.parameters.values())) / 2**20,
-    )
-    notify({"event": "memory", **asdict(memory), "activations_mib": memory.activations_mib})
+    session = _session(recipe, base, task)
+    log, cost = _fit(recipe, session, rows, run_folder, notify)
     comparison = _compare(recipe, session, name, rows.train, rows.test, notify)
     _report(run_folder, name, log, comparison, task.labels)
-    manifest = publishing.describe(recipe, base, ours, rows.report, comparison, log, memory)
+    manifest = publishing.describe(recipe, base, session[name], rows.report, comparison, cost)
     manifest["probe"] = evaluation.take_probe(session, name, rows.test)
-    state, peft_config = ours.state(), ours.peft_config()
-    del base, session, ours  # the proof needs room for a fresh base
+    state, peft_config = session[name].state(), session[name].peft_config()
+    del base, session  # the proof needs room for a fresh base
     gc.collect()
     folder = _save(recipe, manifest, state, peft_config, run_folder, notify)
     seconds = time.perf_counter() - started
@@ -97,7 +79,36 @@ def read_data(recipe: Recipe) -> tuple[tasks.Task, Dataset]:
     return task.with_labels_of(rows.train, (*rows.validation, *rows.test)), rows
 
 
-def _fit(recipe: Recipe, session: Session, rows: Dataset, run_folder: Path, notify: Notify) -> TrainingLog:
+def _open_run(recipe: Recipe, notify: Notify) -> tuple[Path, Notify]:
+    """A new run folder with the resolved recipe in it, and a `notify` that logs there as well."""
+    from pefttune import training
+
+    run_folder = training.new_run_folder(Path(recipe.output.runs), recipe.output.name)
+    with storage_errors(run_folder / "recipe.yaml"):
+        (run_folder / "recipe.yaml").write_text(resolved_yaml(recipe), encoding="utf-8")
+    return run_folder, training.logging_to(run_folder, notify)
+
+
+def _session(recipe: Recipe, base: Base, task: tasks.Task) -> Session:
+    """The base with the new adapter and its head, and itself to be asked zero-shot."""
+    from accelerate.utils import set_seed
+
+    from pefttune import methods
+    from pefttune.inference import Loaded, Session
+
+    session = Session(base)
+    _add_zero_shot(session, task, recipe)
+    encoder = task.encoder(base.tokenizer, recipe.data.max_length)
+    set_seed(recipe.seed)
+    adapter = methods.attach(base.model, recipe.adapter)
+    session.add(recipe.output.name, Loaded(task, encoder, adapter, task.new_head(base.model)))
+    return session
+
+
+def _fit(
+    recipe: Recipe, session: Session, rows: Dataset, run_folder: Path, notify: Notify
+) -> tuple[TrainingLog, dict[str, Any]]:
+    """Train the recipe's adapter in place; what happened, and what it cost."""
     from pefttune import batching, evaluation, training
 
     name, config = recipe.output.name, recipe.training
@@ -127,9 +138,19 @@ def _fit(recipe: Recipe, session: Session, rows: Dataset, run_folder: Path, noti
         origins=lambda indices: [train[i].origin for i in indices],
         base_digest=session.base.digest,
     )
-    session.use(name)
-    training.reset_peak(session.base.device)
-    return training.fit(work, config, run_folder, notify)
+    base = session.base
+    libraries_mib = training.resident_mib(base.device) - base.weight_bytes / training.MIB
+    training.reset_peak(base.device)
+    log = training.fit(work, config, run_folder, notify)
+    trained_bytes = log.optimizer_bytes + 2 * sum(p.nbytes for p in ours.parameters.values())  # with gradients
+    memory = training.MemorySplit(
+        device=base.device.type,
+        peak_mib=training.peak_mib(base.device),
+        libraries_mib=libraries_mib,
+        weights_mib=base.weight_bytes / training.MIB,
+        adapter_and_optimizer_mib=trained_bytes / training.MIB,
+    )
+    return log, training.cost(log, memory)
 
 
 def _encode(recipe: Recipe, encoder: tasks.Encoder, rows: Sequence[Row], what: str, notify: Notify) -> list[Example]:
@@ -247,9 +268,3 @@ def _save(
         session.load(staging, name=name)
         evaluation.verify(session, name, manifest["probe"])
         return store.commit(staging)
-
-
-def _seed(seed: int) -> None:
-    from accelerate.utils import set_seed
-
-    set_seed(seed)

@@ -14,7 +14,6 @@ from pefttune.evaluation import Comparison
 from pefttune.inference import Loaded
 from pefttune.publishing.portable import portable
 from pefttune.recipe import Recipe, to_mapping
-from pefttune.training import MemorySplit, TrainingLog
 
 VERSIONED = ("pefttune", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
 
@@ -25,8 +24,7 @@ def describe(
     loaded: Loaded,
     report: DataReport,
     comparison: Comparison,
-    log: TrainingLog,
-    memory: MemorySplit,
+    cost: dict[str, Any],
 ) -> dict[str, Any]:
     """The manifest of a trained adapter, JSON-able, without probe rows and file digests."""
     return {
@@ -39,15 +37,7 @@ def describe(
         "data": asdict(report),
         "parameters": sum(parameter.numel() for parameter in loaded.parameters.values()),
         "comparison": comparison.summary(),
-        "training": {
-            "steps": len(log.steps),
-            "best_step": log.best_step,
-            "stopped_early": log.stopped_early,
-            "seconds": log.seconds,
-            "device": memory.device,
-            "dtype": dtype_name(base),
-            "memory": {**asdict(memory), "activations_mib": memory.activations_mib},
-        },
+        "training": {**cost, "dtype": dtype_name(base)},
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in VERSIONED},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import torch
 from tokenizers import pre_tokenizers
 
+from pefttune import bases
+from pefttune.bases.locate import _is_whole
 from pefttune.data import cache_dir
 from pefttune.errors import BaseError, FetchError
 
@@ -170,3 +173,30 @@ def test_a_folder_is_told_without_its_path(tiny: Path, tmp_path: Path, base_of: 
     folder = shutil.copytree(tiny, tmp_path / "my base")
     located = base_of(folder).located
     assert (located.origin, located.hub_id, located.revision) == ("my base", None, None)
+
+
+def test_what_lies_beside_a_gguf_is_not_read(tmp_path: Path) -> None:
+    """transformers would run the code that a tokenizer_config.json beside the file names."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "m.gguf").write_bytes(b"GGUF" + bytes(60))
+    (folder / "evil.py").write_text("open('run', 'w')\nclass T: ...\n")
+    (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["evil.T", null]}}')
+    with pytest.raises(BaseError, match="not readable as GGUF"):
+        bases.locate(str(folder / "m.gguf"))
+    assert not Path("run").exists()
+
+
+def test_a_revision_of_what_lies_here_is_refused(tiny: Path) -> None:
+    with pytest.raises(BaseError, match=r"base\.revision: .* lies on this machine and has no revisions"):
+        bases.locate(str(tiny), revision="main")
+
+
+def test_an_interrupted_download_of_shards_is_not_taken_for_whole(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert not _is_whole(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").touch()
+    assert _is_whole(tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ def change(path: Path, **keys: Any) -> None:
         ("config.json", {"text_config": {"auto_map": {"AutoConfig": "evil.Config"}}}),
         ("config.json", {"_attn_implementation": "someone/kernel"}),
         ("config.json", {"_attn_implementation_internal": "someone/kernel"}),
+        ("config.json", {"attn_implementation": "someone/kernel"}),
+        ("config.json", {"_experts_implementation": "someone/kernel"}),
         ("config.json", {"parts": [{"deep": {"_attn_implementation": "someone/kernel"}}]}),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}),
         ("generation_config.json", {"auto_map": {}}),
@@ -39,7 +43,7 @@ def change(path: Path, **keys: Any) -> None:
 )
 def test_a_config_that_names_code_is_refused(folder: Path, base_of: Any, file: str, keys: dict[str, Any]) -> None:
     change(folder / file, **keys)
-    with pytest.raises(BaseError, match=f"{file}: the key '(auto_map|_attn_implementation\\w*)' names code to run"):
+    with pytest.raises(BaseError, match=f"{file}: the key '(auto_map|_?(attn|experts)_implementation\\w*)' names code to run"):
         base_of(folder)
 
 
@@ -115,3 +119,21 @@ def test_the_catalogue_pins_what_it_fetches() -> None:
     packages = [s for base in bases.BASES.values() for s in base.sources if hasattr(s, "pin")]
     assert packages
     assert all(len(source.pin.sha256) == 64 for source in packages)
+
+
+def test_a_base_that_is_quantized_already_is_refused(folder: Path, base_of: Any) -> None:
+    change(folder / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(BaseError, match=r"quantized already \(bitsandbytes\), which would silently win"):
+        base_of(folder, quantization="nf4")
+
+
+def test_bitsandbytes_cannot_fetch_kernels_when_it_is_imported(tmp_path: Path) -> None:
+    """Trap 15: on AVX512-BF16 CPUs it asks the package `kernels` for native code from the Hub."""
+    (tmp_path / "kernels.py").write_text("def get_kernel(*a, **k):\n    raise SystemExit('fetched')\n")
+    code = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "import pefttune.bases, bitsandbytes\n"
+        "assert 'kernels' not in sys.modules\n"
+        "import kernels; assert kernels.get_kernel"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -128,3 +128,9 @@ def test_parquet_refuses_another_type(tmp_path: Path) -> None:
 def test_unknown_ending(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the ending `\.xlsx` is not known: use one of `\.json`"):
         write_rows(tmp_path / "a.xlsx", [])
+
+
+def test_a_column_of_mixed_types_cannot_be_parquet(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not of one type in every row"):
+        write_rows(tmp_path / "a.parquet", [{"x": 1}, {"x": "one"}])
+    assert not (tmp_path / "a.parquet").exists()

@@ -246,3 +246,28 @@ def test_a_changed_file_is_refused_before_anything_is_attached(session: Session,
     with pytest.raises(AdapterError, match=r"adapter_model\.safetensors has been changed or damaged"):
         session.load(folder)
     assert not any(isinstance(module, LoraLayer) for module in session.base.model.modules())
+
+
+def test_a_single_text_is_not_taken_for_a_list_of_letters(session: Session, adapted: Any) -> None:
+    adapted(session, "a")
+    with pytest.raises(DataError, match="give a list"):
+        session.predict("superb", "a")
+
+
+def test_a_wrong_name_is_told_when_predict_is_called(session: Session) -> None:
+    with pytest.raises(AdapterError, match="no adapter 'nobody'"):
+        session.predict(["superb"], "nobody")
+
+
+def test_many_labels_are_scored_in_smaller_batches(
+    session: Session, adapted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapted(session, "a", labels=("one", "two", "three"))
+    at_once = scores(session, "a")
+    sizes: list[int] = []
+    collate = session.collate
+    monkeypatch.setattr("pefttune.inference.session.ROWS_SCORED_AT_ONCE", 30)
+    monkeypatch.setattr(session, "collate", lambda some, **how: sizes.append(len(some)) or collate(some, **how))
+    # float32: other batches pad otherwise, and sum in another order.
+    torch.testing.assert_close(scores(session, "a"), at_once, rtol=1e-5, atol=1e-5)
+    assert max(sizes) == 2

@@ -10,48 +10,57 @@ import pytest
 import yaml
 
 from pefttune import pipeline, store
+from pefttune.bases import Located
 from pefttune.publishing import portable
-from pefttune.publishing.portable import last_part
 
 FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "figure.png", "pefttune.json"]
 
 
-@pytest.mark.parametrize(
-    ("value", "kept"),
-    [
-        (None, None),
-        ("smollm2-135m-instruct", "smollm2-135m-instruct"),
-        ("film-reviews", "film-reviews"),
-        ("HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-        ("stanfordnlp/sst2", "stanfordnlp/sst2"),
-        ("/home/anna/models/llama", "llama"),
-        ("~/models/llama", "llama"),
-        ("./llama", "llama"),
-        ("../anna/llama", "llama"),
-        ("reviews.csv", "reviews.csv"),
-        ("anna/reviews.csv", "reviews.csv"),
-        ("anna/secret/reviews", "reviews"),
-    ],
-)
-def test_a_path_is_cut_to_its_last_part_and_names_of_the_world_stay(value: str | None, kept: str | None) -> None:
-    assert last_part(value) == kept
+def located(hub_id: str | None = None, origin: str = "llama") -> Located:
+    return Located(Path("/anywhere"), hub_id, None, origin)
 
 
-def test_every_path_of_a_recipe_is_cut_and_nothing_else() -> None:
-    recipe = {
+def recipe_with(base: str, **data: str | None) -> dict[str, Any]:
+    return {
         "seed": 1,
-        "base": {"source": "/home/anna/llama", "dtype": "auto"},
-        "data": {"source": None, "train": "/home/anna/t.csv", "validation": "/x/v.csv", "test": "/x/y/e.csv"},
+        "base": {"source": base, "dtype": "auto"},
+        "data": {"source": None, "train": None, "validation": None, "test": None, **data},
         "output": {"name": "film", "store": "/home/anna/adapters", "runs": "/home/anna/runs"},
         "task": {"instruction": "and/or"},
     }
-    assert portable(recipe) == {
-        "seed": 1,
-        "base": {"source": "llama", "dtype": "auto"},
-        "data": {"source": None, "train": "t.csv", "validation": "v.csv", "test": "e.csv"},
-        "output": {"name": "film", "store": "adapters", "runs": "runs"},
-        "task": {"instruction": "and/or"},
-    }
+
+
+@pytest.mark.parametrize(
+    ("base", "where", "kept"),
+    [
+        ("smollm2-135m-instruct", located("HuggingFaceTB/SmolLM2-135M-Instruct", "package index"), None),
+        ("Qwen/Qwen2.5-0.5B-Instruct", located("Qwen/Qwen2.5-0.5B-Instruct"), None),
+        ("/home/anna/models/llama", located(), "llama"),
+        ("clients/acme", located(origin="acme"), "acme"),
+        ("~/m/small.gguf", located(origin="small.gguf"), "small.gguf"),
+    ],
+)
+def test_a_base_keeps_its_public_name_or_its_last_part(base: str, where: Located, kept: str | None) -> None:
+    assert portable(recipe_with(base), where)["base"] == {"source": kept or base, "dtype": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("data", "kept"),
+    [
+        ({"source": "film-reviews"}, {"source": "film-reviews"}),
+        ({"source": "org/set-1.5", "train": "train"}, {"source": "org/set-1.5", "train": "train"}),
+        ({"source": "anna/reviews.csv"}, {"source": "reviews.csv"}),
+        (
+            {"train": "/home/anna/t.csv", "validation": "~/v.csv", "test": "../e.csv"},
+            {"train": "t.csv", "validation": "v.csv", "test": "e.csv"},
+        ),
+    ],
+)
+def test_data_keep_their_public_name_or_their_last_part(data: dict[str, str], kept: dict[str, str]) -> None:
+    cut = portable(recipe_with("smollm2-135m-instruct", **data), located())
+    assert {key: value for key, value in cut["data"].items() if value is not None} == kept
+    assert cut["output"] == {"name": "film", "store": "adapters", "runs": "runs"}
+    assert (cut["seed"], cut["task"]) == (1, {"instruction": "and/or"})
 
 
 @pytest.mark.parametrize("approach", ["label-words", "head"])

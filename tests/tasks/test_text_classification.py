@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from pefttune import tasks
 from pefttune.batching import collate, row_logits
@@ -15,6 +17,7 @@ from pefttune.data.faults import RowFault
 from pefttune.errors import DataError
 from pefttune.inference import Session
 from pefttune.recipe import schema
+from pefttune.tasks import TextClassification
 
 
 def task_of(labels: tuple[str, ...] | None = None, approach: str = "label-words") -> tasks.TextClassification:
@@ -180,3 +183,19 @@ def test_logits_of_the_prompts_own_tokens_are_never_made(base_of: Any, adapted: 
         dtype=torch.float32,
     )
     assert row_logits(session.base.model, batch).shape[0] == len("good") + 1
+
+
+def test_the_base_is_asked_without_the_end_that_it_was_never_told_to_give(tiny: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    row = Row({"text": "a film"}, "row 1")
+    asked = TextClassification("label-words", ("bad", "good"), "Which?").zero_shot()
+    assert all(answer[-1] != tokenizer.eos_token_id for answer in asked.encoder(tokenizer, 256)(row).answers)
+    nested = TextClassification("label-words", ("good", "goodness"), "Which?").zero_shot()
+    assert all(answer[-1] == tokenizer.eos_token_id for answer in nested.encoder(tokenizer, 256)(row).answers)
+
+
+def test_space_around_a_label_is_no_part_of_it() -> None:
+    task = TextClassification("head", (), "")
+    assert task.check({"text": "a", "label": " bad"})["label"] == "bad"
+    with pytest.raises(RowFault):
+        task.check({"text": "a", "label": "  "})
