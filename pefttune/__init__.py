@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pefttune.errors import PefttuneError
     from pefttune.inference import Session, open_session
-    from pefttune.pipeline import Run, run
+    from pefttune.pipeline import Run, evaluate, run
     from pefttune.recipe import Recipe, load_recipe
     from pefttune.tasks import Prediction
 
-__all__ = ["PefttuneError", "Prediction", "Recipe", "Run", "Session", "load_recipe", "open_session", "run"]
+__all__ = ["PefttuneError", "Prediction", "Recipe", "Run", "Session", "evaluate", "load_recipe", "open_session", "run"]
 __version__ = importlib.metadata.version("pefttune")
 
 _ROOMS = {
@@ -31,6 +31,7 @@ _ROOMS = {
     "Recipe": "recipe",
     "Run": "pipeline",
     "Session": "inference",
+    "evaluate": "pipeline",
     "load_recipe": "recipe",
     "open_session": "inference",
     "run": "pipeline",

@@ -172,12 +172,17 @@ def _encode(recipe: Recipe, encoder: tasks.Encoder, rows: Sequence[Row], what: s
 
 
 def evaluate(
-    name: str, store_folder: Path, source: str | None, base_source: str | None, notify: Notify = lambda event: None
-) -> tuple[Comparison, Recipe]:
+    name: str,
+    store_folder: Path | str = "adapters",
+    source: str | None = None,
+    base_source: str | None = None,
+    notify: Notify = lambda event: None,
+) -> Comparison:
     """Compare a stored adapter with its base: on the test rows of its recipe, or on a labelled file `source`.
 
-    Raises AdapterError, BaseError or DataError.
+    `base_source` says where the base lies, if this machine has not seen it. Raises AdapterError, BaseError, DataError.
     """
+    store_folder = Path(store_folder)
     manifest = store.read_manifest(store.find(store_folder, name))
     recipe = recipe_from_mapping(manifest["recipe"], where=f"{name}/{store.MANIFEST}")
     task = tasks.get(recipe.task).with_labels(manifest["labels"])
@@ -196,7 +201,7 @@ def evaluate(
 
     session = open_session(name, store_folder, base_source)
     _add_zero_shot(session, task, recipe)
-    return _compare(recipe, session, name, train, test, notify), recipe
+    return _compare(recipe, session, name, train, test, notify)
 
 
 def _add_zero_shot(session: Session, task: tasks.Task, recipe: Recipe) -> None:

@@ -327,12 +327,10 @@ def test_evaluating_again_gives_the_same_comparison(
     done = finished()
     monkeypatch.setenv("PEFTTUNE_CACHE", str(done.cache))
     monkeypatch.chdir(done.store.parent)  # where its data lies: the manifest names the file without its folder
-    comparison, recipe = pipeline.evaluate("tiny", done.store, None, None)
-    assert comparison == done.run.comparison
-    assert recipe.output.name == "tiny"
+    assert pipeline.evaluate("tiny", done.store) == done.run.comparison
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"Labelled rows can be given with --data FILE"):
-        pipeline.evaluate("tiny", done.store, None, None)
+        pipeline.evaluate("tiny", done.store)
 
 
 def test_evaluating_on_a_file_takes_all_its_rows(
@@ -341,11 +339,11 @@ def test_evaluating_on_a_file_takes_all_its_rows(
     done = finished("head")
     monkeypatch.setenv("PEFTTUNE_CACHE", str(done.cache))
     file = new_reviews(tmp_path / "more.jsonl", rows=7)
-    comparison, _ = pipeline.evaluate("tiny", done.store, str(file), None)
+    comparison = pipeline.evaluate("tiny", done.store, str(file))
     assert comparison.rows == 7
     (tmp_path / "bad.jsonl").write_text('{"text": "x", "label": "god"}\n')
     with pytest.raises(DataError, match=r"bad\.jsonl:1, column `label`: 'god' is not one of bad, good; did you mean"):
-        pipeline.evaluate("tiny", done.store, str(tmp_path / "bad.jsonl"), None)
+        pipeline.evaluate("tiny", done.store, str(tmp_path / "bad.jsonl"))
 
 
 def test_methods_are_known_to_the_recipe() -> None:

@@ -12,7 +12,7 @@ CHANGED_ROWS_SHOWN = 3
 TEXT_WIDTH = 90
 
 
-def print_comparison(comparison: dict[str, Any], confidence: float, rows: str = "held-out rows") -> None:
+def print_comparison(comparison: dict[str, Any], rows: str = "held-out rows") -> None:
     """Base and adapter side by side, and how sure the difference is."""
     table = Table(title=f"on {comparison['rows']:,} {rows}")
     for heading in ("", "accuracy", "macro-F1", "calibration error"):
@@ -24,13 +24,14 @@ def print_comparison(comparison: dict[str, Any], confidence: float, rows: str = 
     majority = comparison["against_majority"]
     table.add_row(majority["against"], percent(majority["accuracy_there"]), "", "")
     out.print(table)
+    level = percent(comparison["confidence_level"])
     for difference in (comparison["against_base"], majority):
         verdict = "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "not clearly different"
         out.print(
             f"against {difference['against']}: {points(difference['difference'])} points "
-            f"({percent(confidence)} interval {points(difference['low'])} to {points(difference['high'])}, McNemar p "
-            f"{difference['mcnemar_p']:.2g}): {verdict}; {difference['fixed']} rows fixed, {difference['broken']} "
-            "broken",
+            f"({level} interval {points(difference['low'])} to {points(difference['high'])}, "
+            f"McNemar p {difference['mcnemar_p']:.2g}): {verdict}; "
+            f"{difference['fixed']} rows fixed, {difference['broken']} broken",
             soft_wrap=True,
         )
 

@@ -40,7 +40,7 @@ def train(
             }
         )
         return
-    print_comparison(run.comparison.summary(), loaded.evaluation.confidence_level)
+    print_comparison(run.comparison.summary())
     print_changed(run.comparison.fixed, run.comparison.broken)
     memory = run.manifest["training"]["memory"]
     out.print(

@@ -153,10 +153,10 @@ def evaluate(
     from pefttune.cli.report import print_changed, print_comparison
 
     with Display() as display:
-        comparison, recipe = pipeline.evaluate(name, Path(store), data_file, base, display)
+        comparison = pipeline.evaluate(name, Path(store), data_file, base, display)
     if as_json:
         print_json({"name": name, **asdict(comparison)})
         return
     rows = f"rows of {Path(data_file).name}" if data_file else "held-out rows"
-    print_comparison(comparison.summary(), recipe.evaluation.confidence_level, rows)
+    print_comparison(comparison.summary(), rows)
     print_changed(comparison.fixed, comparison.broken)

@@ -44,9 +44,10 @@ class ChangedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Base and adapter on the same held-out rows."""
+    """Base and adapter on the same rows; `confidence_level` is that of the intervals."""
 
     rows: int
+    confidence_level: float
     base: dict[str, Any]
     adapter: dict[str, Any]
     against_base: Difference
@@ -79,6 +80,7 @@ def compare(
     ]
     return Comparison(
         rows=len(adapter.rows),
+        confidence_level=confidence,
         base=base.metrics,
         adapter=adapter.metrics,
         against_base=against("base, zero-shot", base.correct),

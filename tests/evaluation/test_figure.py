@@ -19,7 +19,7 @@ def comparison(classes: int) -> Comparison:
     difference = Difference("base", 0.5, 0.1, 0.0, 0.2, 0.5, 2, 1)
     confusion = [[9 if i == j else 1 for j in range(classes)] for i in range(classes)]
     metrics: dict[str, Any] = {"accuracy": 0.6, "confusion": confusion}
-    return Comparison(20, metrics, metrics, difference, difference, (), ())
+    return Comparison(20, 0.95, metrics, metrics, difference, difference, (), ())
 
 
 def drawn(path: Path, labels: list[str], steps: Any = STEPS, evaluations: Any = EVALUATIONS) -> np.ndarray:

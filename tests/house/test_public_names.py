@@ -19,6 +19,7 @@ PUBLIC = {
         "Recipe",
         "Run",
         "Session",
+        "evaluate",
         "load_recipe",
         "open_session",
         "run",

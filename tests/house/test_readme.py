@@ -19,7 +19,7 @@ DOCS = [ROOT / "README.md", ROOT / "docs" / "quickstart.md"]
 # A training in the docs is run in small.
 SHORT = "training.max_steps=2 data.max_train_samples=32 data.max_eval_samples=16 data.max_test_samples=32"
 WITHOUT_BASE = {"list", "show", "recipes", "explain"}
-KNOWN = {"pefttune", "make", "printf", "pip"}
+KNOWN = {"pefttune", "make", "printf", "pip", "source"}
 
 
 @dataclass(frozen=True)
