@@ -17,7 +17,7 @@ quickstart: .venv/ready
 test: test-fast test-real
 
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -m "not real"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real" -n 2 --dist loadfile
 
 test-real: .venv/ready
 	$(BIN)/python -m pytest -m real

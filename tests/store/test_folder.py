@@ -40,7 +40,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     "name",
     [
         "", ".", "..", "a..b", "../x", "a/b", "/etc/passwd", "~", "a\\b", "C:x", "Film", "FILM", "film name", " film",
-        "film\n", "film\x00", "\x00", "ﬁlm", "film*", "-film", ".film", "_film", "a" * 65, *RESERVED,
+        "film\n", "film\x00", "\x00", "ﬁlm", "film*", "-film", ".film", "_film", "a" * 65, *sorted(RESERVED),
     ],
 )  # fmt: skip
 def test_names_that_could_leave_the_store_are_refused(shelf: Path, name: str) -> None:
