@@ -150,7 +150,9 @@ def _fit(
         weights_mib=base.weight_bytes / training.MIB,
         adapter_and_optimizer_mib=trained_bytes / training.MIB,
     )
-    return log, training.cost(log, memory)
+    cost = training.cost(log, memory)
+    notify({"event": "memory", **cost["memory"]})
+    return log, cost
 
 
 def _encode(recipe: Recipe, encoder: tasks.Encoder, rows: Sequence[Row], what: str, notify: Notify) -> list[Example]:

@@ -121,7 +121,7 @@ def test_a_table_refuses_other_columns(tmp_path: Path, format: str) -> None:
 
 def test_parquet_refuses_another_type(tmp_path: Path) -> None:
     rows = [{"a": number if number < 2000 else "text"} for number in range(2001)]
-    with pytest.raises(DataError, match=r"^A row's values are not of the same types as in the first rows: "):
+    with pytest.raises(DataError, match=r"^A column's values are not of one type in every row"):
         write_rows(tmp_path / "a.parquet", rows)
 
 

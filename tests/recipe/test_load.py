@@ -121,7 +121,7 @@ WRONG = {
     ),
     "text for a number": (
         "training: {learning_rate: fast}",
-        "x.yaml:4  training.learning_rate: must be a number (at least 0), not 'fast'",
+        "x.yaml:4  training.learning_rate: must be a number (above 0), not 'fast'",
     ),
     "text for a whole number": (
         "training: {max_steps: many}",
