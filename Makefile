@@ -17,7 +17,7 @@ quickstart: .venv/ready
 test: test-fast test-real
 
 test-fast: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real" -n 2 --dist worksteal
 
 test-real: .venv/ready
 	$(BIN)/python -m pytest -m real
