@@ -21,9 +21,9 @@ KEPT_BYTES = 1 << 30
 def keep_freed_memory() -> None:
     """Let malloc keep the memory that tensors free instead of giving it back to the system after each operation.
 
-    Otherwise each large tensor is mapped, faulted in page by page and unmapped again, which is dear on a virtual machine
-    whose host takes freed pages away (docs/LOG.md). Only glibc has this; elsewhere it does
-    nothing. It holds for the whole process of whoever loads a base.
+    Otherwise each large tensor is mapped, faulted in page by page and unmapped again, which is dear on a virtual
+    machine whose host takes freed pages away (docs/LOG.md). Only glibc has this; elsewhere it does nothing. It holds
+    for the whole process of whoever loads a base.
     """
     try:
         libc = ctypes.CDLL(None)
