@@ -1,4 +1,4 @@
-"""Load a base: safe, frozen, quantized, fingerprinted. The only file that knows bitsandbytes."""
+"""Load a base: safe, frozen, quantized, fingerprinted. With `dense.py` the only file that knows bitsandbytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import transformers
 from torch import Tensor, nn
 
 from pefttune.bases import known
+from pefttune.bases.dense import dequantize_if_room
 from pefttune.bases.fingerprint import Fingerprint, take
+from pefttune.bases.lean import make_lean
 from pefttune.bases.locate import Located, locate
 from pefttune.bases.machine import choose_device, choose_dtype, keep_freed_memory
 from pefttune.bases.quiet import import_bitsandbytes, without_bars
@@ -35,6 +37,8 @@ class Base:
     dtype: torch.dtype
     dtype_reason: str
     frozen: dict[str, Tensor]
+    dense: bool = False
+    """Whether 4-bit weights were dequantized once, for there was room."""
 
     @property
     def device(self) -> torch.device:
@@ -68,12 +72,16 @@ def load(config: schema.Base, origin: str | None = None) -> Base:
     tokenizer = _load_tokenizer(located.folder)
     model = _load_model(located.folder, _quantization(config, dtype), dtype, device)
     model.eval().requires_grad_(False)
-    _keep_canonical_layout(model)
+    dense = dequantize_if_room(model, dtype, device)
+    if not dense:
+        _keep_canonical_layout(model)
+    frozen = dict(_tensors(model))  # before the model runs: bitsandbytes moves int8 scales when it does
+    make_lean(model)
     fingerprint = take(located.folder, tokenizer, quantization_name(config))
     if device.type == "cpu":
         keep_freed_memory()  # after loading, whose leftovers may go
     known.remember(fingerprint.digest, config.source, located)
-    return Base(model, tokenizer, located, fingerprint, dtype, reason, dict(_tensors(model)))
+    return Base(model, tokenizer, located, fingerprint, dtype, reason, frozen, dense)
 
 
 def quantization_name(config: schema.Base) -> str:

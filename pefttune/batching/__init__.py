@@ -1,16 +1,37 @@
-"""Examples to batches, batches to logits: padded batches of prompts with their answers, only needed logits."""
+"""Examples to batches, batches to what is scored: ragged batches, their attention, and only the logits needed."""
 
-from pefttune.batching.collate import Batch, collate
-from pefttune.batching.forward import logits_are_linear, row_logits
-from pefttune.batching.plan import evaluation_batches, training_steps
-from pefttune.batching.sharing import prompts_can_be_shared
+from pefttune.batching.agreement import disagreement, is_causal
+from pefttune.batching.attention import prepare
+from pefttune.batching.batch import Batch
+from pefttune.batching.boundary import Boundary, open_boundary
+from pefttune.batching.forward import (
+    class_logits,
+    hidden_rows,
+    log_likelihoods,
+    logits_are_linear,
+    target_log_likelihoods,
+)
+from pefttune.batching.padded import padded
+from pefttune.batching.plan import evaluation_batches, n_fed, steps_of, training_steps
+from pefttune.batching.ragged import join, ragged
 
 __all__ = [
     "Batch",
-    "collate",
+    "Boundary",
+    "class_logits",
+    "disagreement",
     "evaluation_batches",
+    "hidden_rows",
+    "is_causal",
+    "join",
+    "log_likelihoods",
     "logits_are_linear",
-    "prompts_can_be_shared",
-    "row_logits",
+    "n_fed",
+    "open_boundary",
+    "padded",
+    "prepare",
+    "ragged",
+    "steps_of",
+    "target_log_likelihoods",
     "training_steps",
 ]

@@ -38,6 +38,8 @@ class Display:
         )
         self._bars: dict[str, TaskID] = {}
         self._last_line = 0.0
+        self._run = ""
+        """Whose events they are, where several run together."""
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -50,19 +52,21 @@ class Display:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show one event; those without a method of their own are only in the log."""
+        self._run = f"{event['run']}: " if "run" in event else ""
         if show := getattr(self, f"_show_{event['event']}", None):
             show(event)
 
     def _say(self, text: str) -> None:
-        self._progress.console.print(text, soft_wrap=True)
+        self._progress.console.print(self._run + text, soft_wrap=True)
 
-    def _bar(self, name: str, done: float, total: float, told: str) -> None:
+    def _bar(self, what: str, done: float, total: float, told: str) -> None:
+        name = self._run + what
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=total, told="")
         self._progress.update(self._bars[name], completed=done, total=total, told=told)
         if not err.is_terminal and (time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done >= total):
             self._last_line = time.monotonic()
-            self._say(f"{name} {done:g}/{total:g} {told}")
+            self._say(f"{what} {done:g}/{total:g} {told}")
 
     def _show_data(self, event: dict[str, Any]) -> None:
         rows = event["rows"]
@@ -79,7 +83,7 @@ class Display:
     def _show_base(self, event: dict[str, Any]) -> None:
         self._say(
             f"base: {event['source']} from {event['origin']}, {event['fingerprint']['quantization']}, "
-            f"{event['dtype']} ({event['dtype_reason']})"
+            f"{event['dtype']} ({event['dtype_reason']})" + (", dequantized once" if event["dense"] else "")
         )
 
     def _show_notice(self, event: dict[str, Any]) -> None:
@@ -91,6 +95,9 @@ class Display:
 
     def _show_evaluation(self, event: dict[str, Any]) -> None:
         self._say(f"validation after step {event['step']}: accuracy {percent(event['accuracy'])}")
+
+    def _show_frozen(self, event: dict[str, Any]) -> None:
+        self._bar(f"frozen layers, {event['what']} rows", event["done"], event["of"], "")
 
     def _show_scoring(self, event: dict[str, Any]) -> None:
         self._bar(f"scoring {event['what']}", event["done"], event["of"], "")

@@ -2,44 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pefttune.cli.output import Json, out, print_json
 
+if TYPE_CHECKING:
+    from pefttune.pipeline import Run
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to it, such as training.learning_rate=2e-4.")
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Changes to it, such as training.learning_rate=2e-4; with --together also more recipes, which the "
+            "changes go for as well.",
+            metavar="[RECIPE]... [OVERRIDES]...",
+        ),
     ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="Train several recipes in one pass over one resident base.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train the adapter of a recipe, compare it with the base, and store it."""
+    from pefttune.errors import InputError
     from pefttune.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    others = [word for word in more or [] if "=" not in word]
+    if others and not together:
+        raise InputError(f"{others[0]!r} is no override key=value; to train several recipes at once, add --together")
+    overrides = [word for word in more or [] if "=" in word]
+    recipes = [load_recipe(one, overrides) for one in (recipe, *others)]
 
     from pefttune import pipeline
     from pefttune.cli.progress import Display
-    from pefttune.cli.report import print_changed, print_comparison
 
     with Display() as display:
-        run = pipeline.run(loaded, display)
+        runs = pipeline.run_together(recipes, display)
     if as_json:
-        print_json(
-            {
-                "name": loaded.output.name,
-                "version": int(run.folder.name),
-                "folder": str(run.folder),
-                "run_folder": str(run.run_folder),
-                "seconds": run.seconds,
-                "comparison": run.comparison.summary(),
-                "training": run.manifest["training"],
-            }
-        )
+        told = [_told(run) for run in runs]
+        print_json(told if together else told[0])
         return
+    for run in runs:
+        _print(run, named=len(runs) > 1)
+    out.print(f'use it: pefttune predict {runs[0].manifest["name"]} "…"')
+
+
+def _told(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.manifest["name"],
+        "version": int(run.folder.name),
+        "folder": str(run.folder),
+        "run_folder": str(run.run_folder),
+        "seconds": run.seconds,
+        "comparison": run.comparison.summary(),
+        "training": run.manifest["training"],
+    }
+
+
+def _print(run: Run, *, named: bool) -> None:
+    from pefttune.cli.report import print_changed, print_comparison
+
+    if named:
+        out.print(f"\n{run.manifest['name']}")
     print_comparison(run.comparison.summary())
     print_changed(run.comparison.fixed, run.comparison.broken)
     memory = run.manifest["training"]["memory"]
@@ -51,4 +79,3 @@ def train(
     )
     out.print(f"stored, read back and verified: {run.folder}", soft_wrap=True)
     out.print(f"log and figure: {run.run_folder}   whole run: {run.seconds:,.0f} s", soft_wrap=True)
-    out.print(f'use it: pefttune predict {loaded.output.name} "…"')

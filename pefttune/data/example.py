@@ -19,8 +19,9 @@ class Row:
 class Example:
     """One row as tokens.
 
-    `prompt` is read by the base. Each of `answers` is a candidate continuation of the prompt (empty for tasks with a
-    head). `target` is the index of the right answer, or of the right class; None where it is not known.
+    `prompt` is read by the base. Each of `answers` is a candidate continuation of the prompt, `target` the index of the
+    right one, None where it is not known. For a head there are `marks` instead: positions of the prompt that the head
+    reads (the last, the first, every one), each with its right class, -100 where it is not known.
     """
 
     prompt: tuple[int, ...]
@@ -28,6 +29,7 @@ class Example:
     target: int | None
     origin: str
     truncated: bool = False
+    marks: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         """Tokens of the prompt and its longest answer."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pefttune.batching import Boundary
 from pefttune.data import Example, Row
 from pefttune.inference import Session
 from pefttune.tasks import Prediction
@@ -29,15 +30,16 @@ def score(
     session: Session,
     name: str,
     rows: Sequence[Row],
-    batch_size: int,
     examples: Sequence[Example] | None = None,
     progress: Callable[[int], None] = lambda done: None,
+    boundary: Boundary | None = None,
 ) -> Scored:
-    """Predict `rows` by the adapter `name` and measure it; `examples` are the rows encoded, if that is done already."""
+    """Predict `rows` by the adapter `name` and measure it; `examples` are the rows encoded, if that is done already,
+    `boundary` what enters the lowest adapted layer for them, if that is known."""
     loaded = session[name]
     if examples is None:
         examples = [loaded.encoder(row) for row in rows]
-    scores = session.scores(name, examples, batch_size, progress).tolist()
+    scores = session.scores(name, examples, progress, boundary).tolist()
     predictions = tuple(
         loaded.task.decode(values, example.truncated) for values, example in zip(scores, examples, strict=True)
     )

@@ -4,8 +4,8 @@ and while training, so that what is measured is what is served."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,31 @@ from torch import Tensor, nn
 
 from pefttune import methods, store, tasks
 from pefttune.bases import Base, Fingerprint
-from pefttune.batching import Batch, collate, evaluation_batches, prompts_can_be_shared, row_logits
-from pefttune.data import Example, Row
+from pefttune.batching import (
+    Batch,
+    Boundary,
+    class_logits,
+    disagreement,
+    evaluation_batches,
+    hidden_rows,
+    is_causal,
+    join,
+    log_likelihoods,
+    logits_are_linear,
+    open_boundary,
+    padded,
+    prepare,
+    ragged,
+    target_log_likelihoods,
+)
+from pefttune.data import Example, Row, cache_dir
 from pefttune.data.faults import RowFault
-from pefttune.errors import AdapterError, DataError
+from pefttune.errors import AdapterError, BaseError, DataError
 from pefttune.recipe import recipe_from_mapping
 
 ROWS_AT_ONCE = 512
-ROWS_SCORED_AT_ONCE = 1024  # each has a logit for every token of the vocabulary: 200 MB for 49,152 tokens
+# Products of so many rows run at full speed on a processor, and more rows would only need more memory (docs/LOG.md).
+TOKENS_AT_ONCE, TOKENS_AT_ONCE_ON_GPU = 640, 16_384
 HEAD_KEY = methods.FILE_PREFIX + "score."
 
 
@@ -73,9 +90,15 @@ class Loaded:
 class Session:
     """One resident base, many adapters; switching between them loads nothing."""
 
-    def __init__(self, base: Base) -> None:
-        prompts_can_be_shared(base.model)  # or BaseError, before anything is trained
+    def __init__(self, base: Base, max_batch_tokens: int | None = None) -> None:
+        prepare(base.model)
+        if not is_causal(base.model):
+            raise BaseError(f"{type(base.model).__name__} cannot be a base: it is no decoder")
         self.base = base
+        on_gpu = base.device.type == "cuda"
+        self.max_batch_tokens = max_batch_tokens or (TOKENS_AT_ONCE_ON_GPU if on_gpu else TOKENS_AT_ONCE)
+        self.ragged: bool | None = None
+        """Whether batches are ragged; None until `try_ragged` has found out."""
         self._loaded: dict[str, Loaded] = {}
         self._active: str | None = None
 
@@ -139,9 +162,7 @@ class Session:
         self._active = name
         return loaded
 
-    def predict(
-        self, rows: Iterable[Row | str], adapter: str | None = None, batch_size: int = 32
-    ) -> Iterator[tasks.Prediction]:
+    def predict(self, rows: Iterable[Row | str], adapter: str | None = None) -> Iterator[tasks.Prediction]:
         """A prediction for each row or text, in order, by `adapter` or the one in use; rows are streamed.
 
         Raises AdapterError at once, DataError when a row that cannot be read is met.
@@ -151,14 +172,12 @@ class Session:
         if adapter is None and self._active is None:
             raise AdapterError(f"no adapter is in use; call use() with one of {', '.join(self._loaded) or 'none'}")
         name = adapter or self._active or ""
-        return self._predict(rows, name, self[name], batch_size)
+        return self._predict(rows, name, self[name])
 
-    def _predict(
-        self, rows: Iterable[Row | str], name: str, loaded: Loaded, batch_size: int
-    ) -> Iterator[tasks.Prediction]:
+    def _predict(self, rows: Iterable[Row | str], name: str, loaded: Loaded) -> Iterator[tasks.Prediction]:
         numbered = (_as_row(row, loaded.task, number) for number, row in enumerate(rows, start=1))
         while chunk := [loaded.encoder(row) for row in islice(numbered, ROWS_AT_ONCE)]:
-            scores = self.scores(name, chunk, batch_size)
+            scores = self.scores(name, chunk)
             for example, values in zip(chunk, scores.tolist(), strict=True):
                 yield loaded.task.decode(values, example.truncated)
 
@@ -167,22 +186,23 @@ class Session:
         self,
         name: str,
         examples: Sequence[Example],
-        batch_size: int = 32,
         progress: Callable[[int], None] = lambda done: None,
+        boundary: Boundary | None = None,
     ) -> Tensor:
         """Log-scores of the classes, (rows, C) in float32 on the CPU, by the adapter `name`. Leaves it in use.
 
-        `progress` is told how many rows are done.
+        `progress` is told how many rows are done. `boundary` is that of the examples, where it is known.
         """
         loaded = self.use(name)
         done = 0
-        scored = max((sum(map(len, example.answers)) for example in examples), default=0)
-        batch_size = max(1, min(batch_size, ROWS_SCORED_AT_ONCE // max(1, scored)))
+        if self.ragged is None:
+            self.try_ragged(examples)
         result: list[Tensor] = [torch.empty(0)] * len(examples)
-        for indices in evaluation_batches([len(example) for example in examples], batch_size):
+        for indices in evaluation_batches(examples, self.max_batch_tokens, ragged=bool(self.ragged)):
             batch = self.collate([examples[i] for i in indices], every_answer=True)
-            logits = row_logits(self.base.model, batch, loaded.head)
-            for index, row in zip(indices, loaded.task.scores(logits, batch).cpu(), strict=True):
+            if boundary is not None:
+                batch = boundary.enter(batch, indices)
+            for index, row in zip(indices, loaded.task.scores(self._outputs(loaded, batch), batch).cpu(), strict=True):
                 result[index] = row
             progress(done := done + len(indices))
         return torch.stack(result)
@@ -190,15 +210,84 @@ class Session:
     def loss(self, name: str, batch: Batch) -> Tensor:
         """Sum of the loss over the batch's labelled positions, differentiable, by `name`. Leaves that in use."""
         loaded = self.use(name)
-        return loaded.task.loss(row_logits(self.base.model, batch, loaded.head), batch)
+        return loaded.task.loss(self._outputs(loaded, batch), batch)
+
+    def losses(self, batches: Sequence[tuple[str, Batch]]) -> list[Tensor]:
+        """The loss of a batch of each of several adapters, in one pass where they can go together. Leaves none in use
+        if there are several."""
+        model = self.base.model
+        if len(batches) == 1 or not self.ragged or not logits_are_linear(model):
+            return [self.loss(name, batch) for name, batch in batches]
+        ends = list(accumulate(batch.n_tokens for _, batch in batches))
+        rows = [slice(end - batch.n_tokens, end) for end, (_, batch) in zip(ends, batches, strict=True)]
+        self._active = None
+        methods.activate(model, *(self[name].adapter for name, _ in batches), rows=rows)
+        rows_ND = hidden_rows(model, join([batch for _, batch in batches]))
+        losses, start = [], 0
+        for name, batch in batches:
+            loaded, own_ND = self[name], rows_ND[start : start + len(batch.rows_N)]
+            start += len(batch.rows_N)
+            if loaded.head is None:
+                outputs = log_likelihoods(model, own_ND, batch.targets_N)
+            else:
+                outputs = class_logits(own_ND, loaded.head)
+            losses.append(loaded.task.loss(outputs, batch))
+        return losses
+
+    def _outputs(self, loaded: Loaded, batch: Batch) -> Tensor:
+        """What the task scores: the head's logits, or the target tokens' log-likelihoods."""
+        if loaded.head is None:
+            return target_log_likelihoods(self.base.model, batch)
+        return class_logits(hidden_rows(self.base.model, batch), loaded.head)
+
+    def boundary(
+        self,
+        name: str,
+        examples: Sequence[Example],
+        *,
+        every_answer: bool,
+        notice: Callable[[str], None],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Boundary | None:
+        """What enters the lowest layer that the adapter `name` changes, for these examples, from the cache on disk;
+        None where there is nothing to keep."""
+        adapter = self.use(name).adapter
+        layer = adapter.first_layer if adapter else 0
+        if not self.ragged or not layer or not examples:
+            return None
+        return open_boundary(
+            cache_dir() / "boundaries",
+            self.base.model,
+            layer,
+            examples,
+            every_answer=every_answer,
+            base_digest=self.base.fingerprint.digest,
+            max_tokens=self.max_batch_tokens,
+            notice=notice,
+            progress=progress,
+        )
+
+    def try_ragged(self, examples: Sequence[Example]) -> str | None:
+        """Run a few of the examples both ways. Why all batches will be padded from now on, if they will."""
+        if self.ragged is False or not examples:
+            return None
+        reason = disagreement(self.base.model, examples, self._pad_id, causal=True)
+        self.ragged = reason is None
+        return reason
 
     def collate(self, examples: Sequence[Example], *, every_answer: bool) -> Batch:
-        """A batch on the base's device."""
-        if every_answer and not prompts_can_be_shared(self.base.model):
-            examples = [replace(e, answers=(answer,)) for e in examples for answer in e.answers] or examples
+        """A batch on the base's device, ragged if the base can read that."""
+        if self.ragged is None:
+            self.try_ragged(examples)
+        if self.ragged:
+            return ragged(examples, every_answer=every_answer, causal=True, device=self.base.device)
+        return padded(examples, self._pad_id, every_answer=every_answer, device=self.base.device)
+
+    @property
+    def _pad_id(self) -> int:
         tokenizer = self.base.tokenizer
-        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-        return collate(examples, pad_id, every_answer=every_answer, device=self.base.device, dtype=self.base.dtype)
+        pad_id: int | None = tokenizer.pad_token_id
+        return pad_id if pad_id is not None else tokenizer.eos_token_id or 0
 
 
 def _as_row(row: Row | str, task: tasks.Task, number: int) -> Row:

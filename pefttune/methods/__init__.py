@@ -1,5 +1,6 @@
 """Methods of adapting a frozen base, and the files of adapters. A new method is one file and one line of `METHODS`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pefttune.methods import weights
@@ -17,12 +18,14 @@ def attach(model: Any, config: Any) -> Adapter:
     return METHODS[config.method](model, config)
 
 
-def activate(model: Any, adapter: Adapter | None) -> None:
-    """Let one adapter act in the model's forward, or none: then it is the base itself."""
+def activate(model: Any, *adapters: Adapter | None, rows: Sequence[slice] = ()) -> None:
+    """Let one adapter act in the model's forward, or none: then it is the base itself. Several act each on its own
+    `rows` of the batch."""
     for method in METHODS.values():
         method.deactivate(model)
-    if adapter is not None:
-        adapter.activate()
+    for adapter, own in zip(adapters, rows or [slice(None)] * len(adapters), strict=True):
+        if adapter is not None:
+            adapter.activate(own)
 
 
 __all__ = ["FILE_PREFIX", "METHODS", "Adapter", "activate", "attach", "weights"]

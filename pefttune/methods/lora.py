@@ -1,78 +1,88 @@
-"""LoRA (arXiv:2106.09685) through PEFT, attached in place; the base keeps its class.
+"""LoRA (arXiv:2106.09685), attached in place; the base keeps its class.
 
-PEFT's functional interface has four holes, closed here: a second injection leaves both adapters trainable; activating
-one turns gradients on; new dropout modules are in train mode inside a model in eval mode; and nothing says so when a
-target matches no module.
+Names, initial values, file keys and configuration are PEFT's, and so is what is computed; how is ours. PEFT's layer
+casts its input to float32, keeps that copy for the backward pass, and computes adapters in float32 beside a base in
+bfloat16, which costs as much as a quarter of a step (docs/LOG.md). Here adapters are float32 masters, computed in the
+dtype of the base, and several may act in one pass, each on its own rows.
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
 from pefttune.errors import BaseError
+from pefttune.methods.lora_layer import Acting, LoraLinear
 from pefttune.recipe import schema
 
 FILE_PREFIX = "base_model.model."
 _slots = itertools.count()
+_acting: WeakKeyDictionary[nn.Module, list[Acting]] = WeakKeyDictionary()
 
 
 class LoraAdapter:
     """One LoRA adapter on a model, frozen until `train(True)`; its weights are float32 masters."""
 
     def __init__(self, model: Any, config: schema.Lora) -> None:
-        # PEFT forbids dots in the names of adapters, ours allow them: inside the model an adapter is a numbered slot.
         self._slot = f"slot{next(_slots)}"
         self._model = model
+        linears = _linear_modules(model)
         self._config = LoraConfig(
             r=config.r,
             lora_alpha=2 * config.r if config.lora_alpha is None else config.lora_alpha,
             lora_dropout=config.lora_dropout,
-            target_modules=_targets(model, config.target_modules),
-            layers_to_transform=_layers(model, config.layers_to_transform),
+            target_modules=_targets(model, linears, config.target_modules),
+            layers_to_transform=_layers(model, config.layers),
             use_rslora=config.use_rslora,
         )
-        inject_adapter_in_model(self._config, model, self._slot)
-        del model.peft_config  # PEFT's note of what is attached; it would warn of it at the next one, and outlive it
-        for parameter in self.parameters.values():
-            parameter.data = parameter.data.float()
-        self.train(False)
+        scale = self._config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
+        acting = _acting.setdefault(model, [])
+        self._layers: dict[str, LoraLinear] = {}
+        for name, linear in linears.items():
+            if check_target_module_exists(self._config, name):
+                self._layers[name] = layer = _wrapped(model, name, linear, acting)
+                layer.add(self._slot, config.r, scale, config.lora_dropout)
+        if not self._layers:
+            raise BaseError("adapter: no linear layer is both in target_modules and in the layers asked for")
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters by file key."""
-        mark = f".{self._slot}."
         return {
-            FILE_PREFIX + name.replace(mark, "."): parameter
-            for name, parameter in self._model.named_parameters()
-            if mark in name
+            f"{FILE_PREFIX}{name}.lora_{half}.weight": weights[self._slot]
+            for name, layer in self._layers.items()
+            for half, weights in (("A", layer.lora_A), ("B", layer.lora_B))
         }
+
+    @property
+    def first_layer(self) -> int:
+        """The lowest of the base's layers that it changes; 0 also where that is not known."""
+        return min(_layer_of(name) for name in self._layers)
 
     def train(self, mode: bool) -> None:
         """Let its parameters learn and its dropout drop, or neither."""
         for parameter in self.parameters.values():
             parameter.requires_grad_(mode)
-        for layer in _lora_layers(self._model):
-            if self._slot in layer.lora_dropout:
-                layer.lora_dropout[self._slot].train(mode)
+        for layer in self._layers.values():
+            layer.lora_dropout[self._slot].train(mode)
 
-    def activate(self) -> None:
-        """Let it, and no other LoRA adapter, act in the model's forward. Turns no gradient on."""
-        for layer in _lora_layers(self._model):
-            layer._active_adapter = [self._slot]  # PEFT's set_adapter would switch gradients as well
+    def activate(self, rows: slice = slice(None)) -> None:
+        """Act on these rows of the batch, besides the adapters that act already. Turns no gradient on."""
+        _acting[self._model].append(Acting(self._slot, rows))
 
     @staticmethod
     def deactivate(model: nn.Module) -> None:
         """Let no LoRA adapter act in the model's forward."""
-        for layer in _lora_layers(model):
-            layer._active_adapter = []
+        _acting.get(model, []).clear()
 
     def state(self) -> dict[str, Tensor]:
         """Its tensors by file key, on the CPU."""
@@ -92,19 +102,21 @@ class LoraAdapter:
 
     def detach(self) -> None:
         """Take it off the base; a layer left without adapters becomes the base's own again."""
-        for name, layer in list(self._model.named_modules()):
-            if not isinstance(layer, LoraLayer) or self._slot not in layer.lora_A:
-                continue
-            # Deleting an adapter that acts, PEFT would let another one act instead, and turn its gradients on.
-            layer._active_adapter = [slot for slot in layer.active_adapters if slot != self._slot]
-            layer.delete_adapter(self._slot)
+        acting = _acting[self._model]
+        acting[:] = [one for one in acting if one.slot != self._slot]
+        for name, layer in self._layers.items():
+            layer.remove(self._slot)
             if not layer.lora_A:
-                parent, _, child = name.rpartition(".")
-                setattr(self._model.get_submodule(parent), child, layer.base_layer)
+                self._model.set_submodule(name, layer.base_layer)
 
 
-def _lora_layers(model: nn.Module) -> list[LoraLayer]:
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+def _wrapped(model: nn.Module, name: str, linear: nn.Linear, acting: list[Acting]) -> LoraLinear:
+    """The LoRA layer at `name`, put around the base's own if there is none yet."""
+    layer = model.get_submodule(name)
+    if not isinstance(layer, LoraLinear):
+        layer = LoraLinear(linear, acting)
+        model.set_submodule(name, layer)
+    return layer
 
 
 def _linear_modules(model: Any) -> dict[str, nn.Linear]:
@@ -112,15 +124,14 @@ def _linear_modules(model: Any) -> dict[str, nn.Linear]:
     output = model.get_output_embeddings()
     modules: dict[str, nn.Linear] = {}
     for name, module in model.named_modules():
-        inner = module.get_base_layer() if isinstance(module, LoraLayer) else module
-        if isinstance(inner, nn.Linear) and inner is not output and ".lora_" not in name:
-            modules[name.removesuffix(".base_layer")] = inner
+        if isinstance(module, nn.Linear) and module is not output:
+            modules[name.removesuffix(".base_layer")] = module
     return modules
 
 
-def _targets(model: Any, wanted: str | Sequence[str]) -> list[str]:
+def _targets(model: Any, linears: Mapping[str, nn.Linear], wanted: str | Sequence[str]) -> list[str]:
     """Names of the modules to adapt. Raises BaseError when one of them is nowhere in the base."""
-    present = sorted({name.rpartition(".")[2] for name in _linear_modules(model)})
+    present = sorted({name.rpartition(".")[2] for name in linears})
     if not present:
         raise BaseError(f"adapter.method: {type(model).__name__} has no linear layers that LoRA could be attached to")
     if wanted == "all-linear":
@@ -135,12 +146,21 @@ def _targets(model: Any, wanted: str | Sequence[str]) -> list[str]:
     return list(wanted)
 
 
-def _layers(model: Any, wanted: Sequence[int] | None) -> list[int] | None:
+def _layer_of(name: str) -> int:
+    """The first number in a module's path is that of its layer."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
+
+
+def _layers(model: Any, wanted: str | Sequence[int] | None) -> list[int] | None:
+    """Indices of the layers to adapt, None for all. Raises BaseError when the base has no such layers."""
     if wanted is None:
         return None
     count = model.config.get_text_config().num_hidden_layers
+    if isinstance(wanted, str):
+        top = int(wanted.removeprefix("top-"))
+        if top > count:
+            raise BaseError(f"adapter.layers: the base has {count} layers; {wanted} asks for more")
+        return list(range(count - top, count))
     if not wanted or not all(0 <= index < count for index in wanted):
-        raise BaseError(
-            f"adapter.layers_to_transform: the base has layers 0 to {count - 1}; {list(wanted)} is not in it"
-        )
+        raise BaseError(f"adapter.layers: the base has layers 0 to {count - 1}; {list(wanted)} is not in it")
     return list(wanted)

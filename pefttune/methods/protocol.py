@@ -15,11 +15,15 @@ class Adapter(Protocol):
     def parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters by the key they have in the adapter's file."""
 
+    @property
+    def first_layer(self) -> int:
+        """The lowest of the base's layers that it changes; 0 also where that is not known."""
+
     def train(self, mode: bool) -> None:
         """Let its parameters learn and its dropout drop, or neither."""
 
-    def activate(self) -> None:
-        """Act in the model's forward, alone among the adapters of its method."""
+    def activate(self, rows: slice = slice(None)) -> None:
+        """Act in the model's forward on these rows of the batch, besides those that act already."""
 
     @staticmethod
     def deactivate(model: nn.Module) -> None:

@@ -107,7 +107,9 @@ class Base(Section):
     )
     revision: str | None = Field(None, description="Commit, tag or branch on the Hub.", examples=["main"])
     quantization: Literal["nf4", "fp4", "int8", "none"] = Field(
-        "nf4", description="How the frozen weights are kept (QLoRA, arXiv:2305.14314; LLM.int8(), arXiv:2208.07339)."
+        "nf4",
+        description="How the frozen weights are quantized (QLoRA, arXiv:2305.14314; LLM.int8(), arXiv:2208.07339). "
+        "Where a quarter of the free memory holds them, 4-bit weights are dequantized once, to the same function.",
     )
     double_quantization: Switch = Field(
         True, description="Quantize the 4-bit scales as well: 0.4 bit per parameter less. Only for nf4 and fp4."
@@ -274,23 +276,51 @@ class Lora(Section):
         description="Names of the modules to adapt, or `all-linear`: every linear layer below the output layer "
         "(“LoRA Without Regret”, thinkingmachines.ai, 2025).",
     )
-    layers_to_transform: Indices | None = Field(
-        None, description="Indices of the layers to adapt, from 0. By default all.", examples=[[28, 29]]
+    layers: str | Indices | None = Field(
+        None,
+        description="The layers to adapt: `top-8`, the eight nearest the output, or indices from 0. By default all. "
+        "Frozen layers below the lowest one need no backward pass, and are run once for each example "
+        "(`training.cache_frozen_layers`).",
+        examples=["top-8", [28, 29]],
     )
     use_rslora: Switch = Field(False, description="Scale by lora_alpha / √r instead (arXiv:2312.03732).")
+
+    @field_validator("layers")
+    @classmethod
+    def _top_or_indices(cls, layers: str | tuple[int, ...] | None) -> str | tuple[int, ...] | None:
+        if isinstance(layers, str) and not re.fullmatch(r"top-[1-9][0-9]*", layers):
+            raise ValueError(f"{layers!r} is not `top-` and a number, such as top-8: the 8 layers nearest the output")
+        return layers
 
 
 class Training(Section):
     """The loop. Names are those of transformers' TrainingArguments."""
 
     per_device_train_batch_size: Whole = Field(
-        16, gt=0, description="Examples per forward pass.", json_schema_extra={"unit": "examples"}
+        16,
+        gt=0,
+        description="Examples per optimizer step, times `gradient_accumulation_steps`.",
+        json_schema_extra={"unit": "examples"},
     )
     gradient_accumulation_steps: Whole = Field(
-        1, gt=0, description="Forward passes per optimizer step.", json_schema_extra={"unit": "forward passes"}
+        1,
+        gt=0,
+        description="Multiplies the examples per optimizer step. How a step is divided into forward passes "
+        "is decided by `max_batch_tokens`, and changes no gradient.",
+        json_schema_extra={"unit": "times"},
     )
-    per_device_eval_batch_size: Whole = Field(
-        32, gt=0, description="Examples per forward pass in evaluation.", json_schema_extra={"unit": "examples"}
+    max_batch_tokens: Whole | None = Field(
+        None,
+        gt=0,
+        description="Tokens per forward pass, in training and evaluation: batches are filled up to it. Fewer need less "
+        "memory. A longer row gets a pass of its own. By default 640 on a CPU and 16,384 on a GPU.",
+        examples=[512],
+        json_schema_extra={"unit": "tokens"},
+    )
+    cache_frozen_layers: Switch = Field(
+        True,
+        description="Keep on disk what enters the lowest adapted layer, computed once for each training and validation "
+        "row, so that the frozen layers below are not run again by later epochs, validations and runs.",
     )
     num_train_epochs: Positive = Field(
         1.0, description="Passes over the training rows.", json_schema_extra={"unit": "epochs"}

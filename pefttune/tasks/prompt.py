@@ -68,7 +68,9 @@ class HeadEncoder:
         """The text, cut at its end; the head reads the last token."""
         text = _text_tokens(self._tokenizer, row.values["text"])
         prompt = (*self._before, *text[: self._room], *self._after)
-        return Example(prompt, (), _target(self._labels, row), row.origin, len(text) > self._room)
+        target = _target(self._labels, row)
+        marks = ((len(prompt) - 1, -100 if target is None else target),)
+        return Example(prompt, (), target, row.origin, len(text) > self._room, marks)
 
     def render(self) -> str:
         """The text alone."""

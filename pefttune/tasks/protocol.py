@@ -27,7 +27,7 @@ class Prediction:
 
 
 class ScoredBatch(Protocol):
-    """What a task needs to know of a batch, whose scored rows have the logits (N, K); all of it read only."""
+    """What a task needs to know of a batch with N scored rows; all of it read only."""
 
     @property
     def targets_N(self) -> Tensor:
@@ -84,10 +84,13 @@ class Task(Protocol):
     def new_head(self, model: Any) -> nn.Linear | None:
         """A fresh output layer for this base, or None where the language model's own serves."""
 
-    def loss(self, logits_NK: Tensor, batch: ScoredBatch) -> Tensor:
-        """Sum of the loss over the batch's labelled positions."""
+    def loss(self, outputs: Tensor, batch: ScoredBatch) -> Tensor:
+        """Sum of the loss over the batch's labelled positions.
 
-    def scores(self, logits_NK: Tensor, batch: ScoredBatch) -> Tensor:
+        `outputs` are the head's logits (N, C), or without a head the log-likelihoods (N,) of the target tokens.
+        """
+
+    def scores(self, outputs: Tensor, batch: ScoredBatch) -> Tensor:
         """Log-scores (B, C) of the classes for each example."""
 
     def decode(self, scores: Sequence[float], truncated: bool) -> Prediction:

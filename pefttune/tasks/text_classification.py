@@ -99,21 +99,21 @@ class TextClassification:
         torch.nn.init.normal_(head.weight, std=model.config.get_text_config().initializer_range)
         return head
 
-    def loss(self, logits_NK: Tensor, batch: ScoredBatch) -> Tensor:
+    def loss(self, outputs: Tensor, batch: ScoredBatch) -> Tensor:
         """Cross-entropy summed over the answer's tokens, or over the examples for a head."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits_NK, batch.targets_N, reduction="sum")
+        if self.approach == "head":
+            return cross_entropy(outputs, batch.targets_N, reduction="sum")
+        return -outputs.sum()
 
-    def scores(self, logits_NK: Tensor, batch: ScoredBatch) -> Tensor:
+    def scores(self, outputs: Tensor, batch: ScoredBatch) -> Tensor:
         """Log-likelihood of each label's whole answer, or log-softmax of the head's logits: (B, C)."""
         import torch
-        from torch.nn.functional import cross_entropy, log_softmax
 
         if self.approach == "head":
-            return log_softmax(logits_NK, dim=-1)
-        token_scores_N = -cross_entropy(logits_NK, batch.targets_N, reduction="none")
-        totals = torch.zeros(batch.n_answers, device=logits_NK.device).index_add(0, batch.answers_N, token_scores_N)
+            return torch.log_softmax(outputs, dim=-1)
+        totals = torch.zeros(batch.n_answers, device=outputs.device).index_add(0, batch.answers_N, outputs)
         return totals.reshape(-1, len(self.labels))
 
     def decode(self, scores: Sequence[float], truncated: bool) -> Prediction:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pefttune.training.loop import TrainingLog
+from pefttune.training.learner import TrainingLog
 from pefttune.training.memory import MemorySplit
 
 

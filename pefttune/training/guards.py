@@ -23,23 +23,19 @@ def check_finite(step: int, loss: float, gradient_norm: float, origins: Sequence
 
 
 class MovementGuard:
-    """Watches the first steps: every trainable tensor must move and the base must not.
+    """Watches the first steps: every trainable tensor must move.
 
     A LoRA's A gets its first gradient once B has moved, so a tensor has two steps to move, if it gets a gradient.
     """
 
     STEPS_TO_MOVE = 2
 
-    def __init__(self, trainable: Mapping[str, nn.Parameter], base_digest: Callable[[], str]) -> None:
+    def __init__(self, trainable: Mapping[str, nn.Parameter]) -> None:
         self._trainable = trainable
         self._start: dict[str, Tensor] | None = {key: tensor.detach().clone() for key, tensor in trainable.items()}
-        self._base_digest = base_digest
-        self._base_at_start = base_digest()
 
     def after_step(self, step: int) -> None:
         """Call after each optimizer step, counted from 1. Raises TrainingError."""
-        if step == 1:
-            self.check_base()
         if step == self.STEPS_TO_MOVE and self._start is not None:
             still = [key for key, tensor in self._trainable.items() if tensor.detach().equal(self._start[key])]
             self._start = None
@@ -49,7 +45,22 @@ class MovementGuard:
                     f"({', '.join(still[:3])} …): no gradient reaches them, so they would never learn"
                 )
 
-    def check_base(self) -> None:
+
+class BaseGuard:
+    """Watches the frozen base: it must not move, neither in the first pass nor until the end."""
+
+    def __init__(self, digest: Callable[[], str]) -> None:
+        self._digest = digest
+        self._at_start = digest()
+        self._first = True
+
+    def after_pass(self) -> None:
+        """Call after each pass forward and back; looks after the first."""
+        if self._first:
+            self.check()
+        self._first = False
+
+    def check(self) -> None:
         """Raise TrainingError when a byte of the frozen base has changed."""
-        if self._base_digest() != self._base_at_start:
+        if self._digest() != self._at_start:
             raise TrainingError("the frozen base has changed during training; the adapter fits no base and is not kept")

@@ -17,11 +17,16 @@ QUANTIZATIONS = ["nf4", "fp4", "int8", "none"]
 LINEAR = {"nf4": bnb.nn.Linear4bit, "fp4": bnb.nn.Linear4bit, "int8": bnb.nn.Linear8bitLt, "none": torch.nn.Linear}
 
 
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4-bit layers stay bitsandbytes' own, as where memory is short."""
+    monkeypatch.setattr("pefttune.bases.dense.PART_OF_FREE_MEMORY", 0)
+
+
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_every_quantization_loads_frozen_and_in_eval_mode(base_of: Any, quantization: str) -> None:
+def test_every_quantization_loads_frozen(base_of: Any, no_room: None, quantization: str) -> None:
     base = base_of(quantization=quantization)
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
-    assert not any(module.training for module in base.model.modules())
     linear = [module for name, module in base.model.named_modules() if name.endswith("_proj")]
     assert len(linear) == 14
     assert {type(module) for module in linear} == {LINEAR[quantization]}
@@ -31,25 +36,35 @@ def test_every_quantization_loads_frozen_and_in_eval_mode(base_of: Any, quantiza
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_every_module_is_in_eval_mode(base_of: Any, quantization: str) -> None:
+    assert not any(module.training for module in base_of(quantization=quantization).model.modules())
+
+
 def test_the_schema_offers_no_other_quantization() -> None:
     assert set(schema.Base.model_fields["quantization"].annotation.__args__) == set(QUANTIZATIONS)
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
-def test_the_4_bit_kind_and_double_quantization_are_what_was_asked_for(base_of: Any, kind: str) -> None:
+def test_the_4_bit_kind_and_double_quantization_are_what_was_asked_for(base_of: Any, no_room: None, kind: str) -> None:
     for double in (True, False):
         base = base_of(quantization=kind, double_quantization=double, dtype="bfloat16")
         state = base.model.model.layers[0].mlp.up_proj.weight.quant_state
         assert (state.quant_type, state.nested, state.dtype) == (kind, double, torch.bfloat16)
 
 
-def test_frozen_names_every_parameter_and_what_quantization_keeps_beside(base_of: Any) -> None:
+def test_frozen_names_every_parameter_and_what_quantization_keeps_beside(base_of: Any, no_room: None) -> None:
     base = base_of(quantization="nf4")
     name = "model.layers.0.mlp.up_proj.weight"
     assert {f"{name}.absmax", f"{name}.quant_map", f"{name}.nested_absmax"} <= base.frozen.keys()
     assert dict(base.model.named_parameters()).keys() <= base.frozen.keys()
-    assert f"{name}.SCB" in base_of(quantization="int8").frozen
     assert base.weight_bytes < base_of().weight_bytes
+
+
+def test_frozen_names_the_scales_of_int8(base_of: Any) -> None:
+    base = base_of(quantization="int8")
+    for part in ("mlp.up_proj", "mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj"):
+        assert f"model.layers.0.{part}.weight.SCB" in base.frozen
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
@@ -68,6 +83,19 @@ def test_the_digest_changes_with_any_frozen_byte_and_only_then(base_of: Any, qua
         last_byte ^= 1
     assert base.digest() == at_first
     assert len(seen) == 1 + len(base.frozen)
+
+
+def test_4_bit_layers_that_stay_have_a_digest_of_their_own(base_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = base_of(quantization="nf4")
+    monkeypatch.setattr("pefttune.bases.dense.PART_OF_FREE_MEMORY", 0)
+    kept = base_of(quantization="nf4")
+    assert kept.weight_bytes < dense.weight_bytes
+    assert kept.fingerprint.differences(dense.fingerprint) == []  # one base, whichever way it is held
+    name = "model.layers.0.mlp.up_proj.weight"
+    byte = kept.frozen[f"{name}.absmax"].view(-1).view(torch.uint8)[-1:]
+    before = kept.digest()
+    byte ^= 1
+    assert kept.digest() != before
 
 
 def test_two_loads_are_the_same_base(base_of: Any) -> None:

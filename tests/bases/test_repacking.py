@@ -67,19 +67,29 @@ def quantization(request: pytest.FixtureRequest) -> Iterator[str]:
     return request.param
 
 
+@pytest.fixture(params=["dense", "4-bit"])
+def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Dequantized once, as where memory allows, or bitsandbytes' own layers."""
+    if request.param == "4-bit":
+        monkeypatch.setattr("pefttune.bases.dense.PART_OF_FREE_MEMORY", 0)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_evaluation_between_two_steps_changes_no_gradient(
-    wide: Path, base_of: Any, adapted: Any, examples_of: Any, ragged: Any, quantization: str, dtype: str
+    wide: Path, base_of: Any, adapted: Any, examples_of: Any, ragged: Any, quantization: str, dtype: str, held: str
 ) -> None:
     gradients, digests = [], set()
     for evaluates in (False, True):
         session = Session(base_of(wide, quantization=quantization, dtype=dtype))
+        four_bit = [module for module in session.base.model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+        assert len(four_bit) == (14 if held == "4-bit" else 0)
         examples = examples_of(adapted(session, "a"), ragged)
         batch = session.collate(examples, every_answer=False)
 
         def evaluate(session: Session, evaluates: bool = evaluates, examples: Any = examples) -> None:
             if evaluates:
-                session.scores("a", examples, batch_size=4)
+                session.scores("a", examples)
 
         gradients.append(second_gradients(session, batch, evaluate))
         digests.add(session.base.digest())

@@ -64,11 +64,14 @@ def refuses(train: Callable[..., Any], tmp_path: Path) -> Callable[..., None]:
         ("output.name=../../etc", "output.name: '../../etc' is not a safe name"),
         ("output.name=a..b", "output.name: 'a..b' is not a safe name"),
         ("output.name=base", "output.name: 'base' is reserved"),
-        ("learning_rate", "must look like training.learning_rate=2e-4"),
     ],
 )
 def test_an_override(refuses: Any, override: str, told: str) -> None:
     refuses([override], "RecipeError", f"override '{override}'", told)
+
+
+def test_an_override_without_a_value(refuses: Any) -> None:
+    refuses(["learning_rate"], "InputError", "'learning_rate' is no override key=value", "add --together")
 
 
 def test_all_faults_of_a_recipe_at_once(command: Any, tmp_path: Path) -> None:
@@ -258,7 +261,7 @@ def test_hub_data_without_network(refuses: Any) -> None:
     ("override", "told"),
     [
         ("adapter.target_modules=[q_porj]", "has no linear module 'q_porj'; did you mean 'q_proj'?; it has down_proj"),
-        ("adapter.layers_to_transform=[7]", "the base has layers 0 to 1; [7] is not in it"),
+        ("adapter.layers=[7]", "the base has layers 0 to 1; [7] is not in it"),
         ("base.device=cuda", "torch sees no CUDA device here"),
     ],
 )

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from pefttune import store
 from pefttune.data import Row
 from pefttune.errors import AdapterError, DataError
 from pefttune.inference import Session
+from pefttune.methods.lora_layer import LoraLinear
 
 TEXTS = [
     "a film",
@@ -34,9 +34,9 @@ def session(base_of: Any) -> Session:
     return Session(base_of())
 
 
-def scores(session: Session, name: str, texts: list[str] = TEXTS, batch_size: int = 32) -> torch.Tensor:
+def scores(session: Session, name: str, texts: list[str] = TEXTS) -> torch.Tensor:
     encoder = session[name].encoder
-    return session.scores(name, [encoder(Row({"text": text}, text)) for text in texts], batch_size)
+    return session.scores(name, [encoder(Row({"text": text}, text)) for text in texts])
 
 
 def rewritten(folder: Path, to: Path, **weights: torch.Tensor) -> Path:
@@ -53,8 +53,8 @@ def test_predictions_come_in_the_order_of_the_rows(session: Session, adapted: An
     adapted(session, "a", labels=("x", "y", "z"))
     alone = [next(iter(session.predict([text], "a"))) for text in TEXTS]
     assert len({prediction.confidence for prediction in alone}) == len(TEXTS)
-    for batch_size in (1, 2, 32):
-        together = list(session.predict(TEXTS, "a", batch_size))
+    for session.max_batch_tokens in (1, 300, 10_000):
+        together = list(session.predict(TEXTS, "a"))
         assert [prediction.label for prediction in together] == [prediction.label for prediction in alone]
         for one, other in zip(together, alone, strict=True):
             # Batches of other width sum in another order: scores near -10 have a last bit of 1e-6.
@@ -182,7 +182,7 @@ def test_a_name_is_taken_once(session: Session, adapted: Any, finished: Any) -> 
     adapted(session, "a")
     with pytest.raises(AdapterError, match="already holds an adapter 'a'; remove it first"):
         session.load(finished().run.folder, name="a")
-    layers = [module for module in session.base.model.modules() if isinstance(module, LoraLayer)]
+    layers = [module for module in session.base.model.modules() if isinstance(module, LoraLinear)]
     assert {len(layer.lora_A) for layer in layers} == {1}, "the refused adapter is still on the base"
 
 
@@ -192,7 +192,9 @@ def test_a_stored_adapter_scores_as_the_trained_one_did(session: Session, finish
     session.load(run.folder)
     assert session.names == ("tiny",)
     probe = run.manifest["probe"]
-    assert torch.equal(scores(session, "tiny", probe["texts"], len(probe["texts"])), torch.tensor(probe["scores"]))
+    assert torch.equal(
+        torch.cat([scores(session, "tiny", [text]) for text in probe["texts"]]), torch.tensor(probe["scores"])
+    )
     assert session.base.digest() == digest
     assert not any(parameter.requires_grad for parameter in session["tiny"].parameters.values())
 
@@ -245,7 +247,7 @@ def test_a_changed_file_is_refused_before_anything_is_attached(session: Session,
     file.write_bytes(content)
     with pytest.raises(AdapterError, match=r"adapter_model\.safetensors has been changed or damaged"):
         session.load(folder)
-    assert not any(isinstance(module, LoraLayer) for module in session.base.model.modules())
+    assert not any(isinstance(module, LoraLinear) for module in session.base.model.modules())
 
 
 def test_a_single_text_is_not_taken_for_a_list_of_letters(session: Session, adapted: Any) -> None:
@@ -259,15 +261,25 @@ def test_a_wrong_name_is_told_when_predict_is_called(session: Session) -> None:
         session.predict(["superb"], "nobody")
 
 
-def test_many_labels_are_scored_in_smaller_batches(
+def test_batches_hold_as_many_rows_as_their_tokens_allow(
     session: Session, adapted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapted(session, "a", labels=("one", "two", "three"))
     at_once = scores(session, "a")
     sizes: list[int] = []
     collate = session.collate
-    monkeypatch.setattr("pefttune.inference.session.ROWS_SCORED_AT_ONCE", 30)
-    monkeypatch.setattr(session, "collate", lambda some, **how: sizes.append(len(some)) or collate(some, **how))
-    # float32: other batches pad otherwise, and sum in another order.
+    tokens: list[int] = []
+
+    def noting(some: Any, **how: Any) -> Any:
+        batch = collate(some, **how)
+        sizes.append(len(some))
+        tokens.append(batch.n_tokens)
+        return batch
+
+    monkeypatch.setattr(session, "collate", noting)
+    session.max_batch_tokens = 220
+    # float32: in other batches the same sums come in another order.
     torch.testing.assert_close(scores(session, "a"), at_once, rtol=1e-5, atol=1e-5)
-    assert max(sizes) == 2
+    assert sum(sizes) == len(TEXTS)
+    assert 1 < max(sizes) < len(TEXTS)
+    assert max(tokens) <= 220

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from pefttune import methods
 from pefttune.bases import Base
 from pefttune.errors import BaseError
 from pefttune.methods.lora import FILE_PREFIX
+from pefttune.methods.lora_layer import LoraLinear
 from pefttune.recipe import schema
 
 LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -131,7 +131,7 @@ def test_a_target_that_matches_nothing_is_told_with_a_suggestion(base_of: Any) -
         methods.attach(base.model, lora(target_modules=["v_proj", "q_porj"]))
     with pytest.raises(BaseError, match="no linear module 'lm_head'"):  # the output layer is no target
         methods.attach(base.model, lora(target_modules=["lm_head"]))
-    assert not any(isinstance(module, LoraLayer) for module in base.model.modules())
+    assert not any(isinstance(module, LoraLinear) for module in base.model.modules())
 
 
 def test_a_base_without_linear_layers_is_told(base_of: Any, new_tokenizer: Any, tmp_path: Path) -> None:
@@ -147,12 +147,12 @@ def test_a_base_without_linear_layers_is_told(base_of: Any, new_tokenizer: Any, 
 
 @pytest.mark.parametrize("layers", [(2,), (0, 2), (10,)])
 def test_layers_the_base_has_not_are_told(base_of: Any, layers: tuple[int, ...]) -> None:
-    with pytest.raises(BaseError, match=r"layers_to_transform: the base has layers 0 to 1; .* is not in it"):
-        methods.attach(base_of().model, lora(layers_to_transform=layers))
+    with pytest.raises(BaseError, match=r"adapter\.layers: the base has layers 0 to 1; .* is not in it"):
+        methods.attach(base_of().model, lora(layers=layers))
 
 
 def test_only_the_layers_asked_for_are_adapted(base_of: Any) -> None:
-    adapter = methods.attach(base_of().model, lora(layers_to_transform=[1], target_modules=["q_proj", "up_proj"]))
+    adapter = methods.attach(base_of().model, lora(layers=[1], target_modules=["q_proj", "up_proj"]))
     assert sorted(adapter.parameters) == [
         f"{FILE_PREFIX}model.layers.1.{module}.lora_{half}.weight"
         for module in ("mlp.up_proj", "self_attn.q_proj")
@@ -173,7 +173,7 @@ def test_there_and_back_again_gives_the_same_logits(base_of: Any, quantization: 
     base = base_of(quantization=quantization)
     bare, digest = logits(base), base.digest()
     first = trained(methods.attach(base.model, lora()), 1)
-    second = trained(methods.attach(base.model, lora(r=8, target_modules=["v_proj"], layers_to_transform=[1])), 2)
+    second = trained(methods.attach(base.model, lora(r=8, target_modules=["v_proj"], layers=[1])), 2)
     seen = {}
     for name, adapter in {"first": first, "second": second, "none": None}.items():
         methods.activate(base.model, adapter)
@@ -219,9 +219,9 @@ def test_the_scale_is_alpha_over_r_or_over_its_root(base_of: Any) -> None:
     def scale(**changes: Any) -> float:
         base = base_of()
         adapter = methods.attach(base.model, lora(**changes))
-        layer = next(module for module in base.model.modules() if isinstance(module, LoraLayer))
+        layer = next(module for module in base.model.modules() if isinstance(module, LoraLinear))
         assert adapter.config()["lora_alpha"] == changes.get("lora_alpha", 2 * changes["r"])
-        return float(next(iter(layer.scaling.values())))
+        return float(next(iter(layer._scale.values())))
 
     assert scale(r=4) == 2.0
     assert scale(r=4, lora_alpha=3) == 0.75

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from pefttune.batching import row_logits
+from pefttune.batching import class_logits, hidden_rows
 from pefttune.data import Row
 from pefttune.inference import Session
 
@@ -56,7 +56,9 @@ def asked(finished: Any, tiny: Path) -> dict[str, Any]:
             example = loaded.encoder(Row({"text": text, "label": "good"}, ""))
             batch = session.collate([example], every_answer=False)
             with torch.no_grad():
-                ours.append(row_logits(session.base.model, batch, loaded.head))
+                rows_ND = hidden_rows(session.base.model, batch)
+                output = session.base.model.get_output_embeddings()
+                ours.append(class_logits(rows_ND, loaded.head) if loaded.head else output(rows_ND))
             ids.append(batch.ids_BT[0].tolist())
             scored.append(batch.rows_N.tolist())
         result[approach] = {

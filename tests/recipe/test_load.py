@@ -136,8 +136,9 @@ WRONG = {
         "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024), not true",
     ),
     "boolean for an index": (
-        "adapter: {method: lora, layers_to_transform: [0, true]}",
-        "x.yaml:4  adapter.layers_to_transform[1]: must be a whole number (at least 0), not true",
+        "adapter: {method: lora, layers: [0, true]}",
+        "x.yaml:4  adapter.layers: must be text or a list (each entry: a whole number (at least 0)) or null, "
+        "not [0, true]",
     ),
     "word for a boolean": (
         "base: {double_quantization: no}",
@@ -154,8 +155,8 @@ WRONG = {
     "null for text": ("base: {source: }", "x.yaml:4  base.source: must be text, not null"),
     "empty text": ("base: {source: ''}", "x.yaml:4  base.source: must not be empty"),
     "empty list": (
-        "adapter: {method: lora, layers_to_transform: []}",
-        "x.yaml:4  adapter.layers_to_transform: must not be empty",
+        "adapter: {method: lora, layers: []}",
+        "x.yaml:4  adapter.layers: must not be empty",
     ),
     "value for a section": ("training: 3", "x.yaml:4  training: must be a section, not 3"),
     "nothing for a section": ("training:", "x.yaml:4  training: must be a section, not null"),
@@ -464,7 +465,7 @@ def test_resolved_recipe_is_complete_and_comes_back_from_json_and_yaml() -> None
         "lora_alpha": None,
         "lora_dropout": 0.0,
         "target_modules": "all-linear",
-        "layers_to_transform": None,
+        "layers": None,
         "use_rslora": False,
     }
     assert recipe_from_mapping(mapping, "pefttune.json") == recipe

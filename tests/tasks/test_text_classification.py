@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import linear
 from transformers import AutoTokenizer
 
 from pefttune import tasks
-from pefttune.batching import collate, row_logits
+from pefttune.batching import target_log_likelihoods
 from pefttune.data import Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError
@@ -127,7 +128,7 @@ def test_label_scores_are_the_log_softmaxes_of_the_models_full_logits(base_of: A
     loaded = adapted(session, "a", labels=labels)
     texts = ["a film", "poor, dull and long, and then some more", "x"]
     examples = [loaded.encoder(Row({"text": text}, text)) for text in texts]
-    found = session.scores("a", examples, batch_size=2)
+    found = session.scores("a", examples)
     assert found.shape == (3, 3)
     for example, scores in zip(examples, found, strict=True):
         for answer, score in zip(example.answers, scores, strict=True):
@@ -172,17 +173,17 @@ def test_zero_shot_asks_for_the_label_words() -> None:
     assert (task.zero_shot().approach, task.zero_shot().labels) == ("label-words", ("a", "b"))
 
 
-def test_logits_of_the_prompts_own_tokens_are_never_made(base_of: Any, adapted: Any, examples_of: Any) -> None:
-    session = Session(base_of())
+def test_logits_of_the_prompts_own_tokens_are_never_made(
+    base_of: Any, adapted: Any, examples_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, rows = Session(base_of()), []
     loaded = adapted(session, "a")
-    batch = collate(
-        examples_of(loaded, [("a long text about a film", "good")]),
-        0,
-        every_answer=False,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
+    batch = session.collate(examples_of(loaded, [("a long text about a film", "good")]), every_answer=False)
+    monkeypatch.setattr(
+        "pefttune.batching.forward.linear", lambda x, *weights: rows.append(len(x)) or linear(x, *weights)
     )
-    assert row_logits(session.base.model, batch).shape[0] == len("good") + 1
+    assert target_log_likelihoods(session.base.model, batch).shape == (len("good") + 1,)
+    assert rows == [len("good") + 1]
 
 
 def test_the_base_is_asked_without_the_end_that_it_was_never_told_to_give(tiny: Path) -> None:

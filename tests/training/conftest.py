@@ -53,17 +53,20 @@ class Toy:
         config = schema.Training(**{"learning_rate": 0.1, "lr_scheduler_type": "constant", **training})
         digests = iter(self.digests)
         work = Work(
+            name="toy",
             trainable=self.trainable,
             plan=self.plan,
             collate=self.collate,
-            loss=self.loss,
             train_mode=self.modes.append,
             evaluate=self.evaluate,
             primary="accuracy",
             origins=lambda indices: [f"rows.csv:{index}" for index in indices],
-            base_digest=lambda: next(digests),
+            config=config,
+            run_folder=self.folder,
+            notify=self.events.append,
         )
-        return fit(work, config, self.folder, self.events.append)
+        (log,) = fit([work], lambda batches: [self.loss(batch) for _, batch in batches], lambda: next(digests), 1000)
+        return log
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """Events of one kind."""

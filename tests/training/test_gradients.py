@@ -48,19 +48,21 @@ def first_step(setting: tuple[Session, Any, Any], plan: Sequence[Sequence[int]],
         gradients.update({key: parameter.grad.clone() for key, parameter in loaded.parameters.items()})
 
     work = Work(
+        name="a",
         trainable=loaded.parameters,
         plan=lambda epoch: [plan],
         collate=lambda indices: session.collate([examples[i] for i in indices], every_answer=False),
-        loss=lambda batch: session.loss("a", batch),
         train_mode=loaded.train,
         evaluate=lambda: {"accuracy": 0.0},
         primary="accuracy",
         origins=lambda indices: [examples[i].origin for i in indices],
-        base_digest=session.base.digest,
+        config=schema.Training(max_steps=1, max_grad_norm=0),
+        run_folder=folder,
+        notify=lambda event: None,
     )
     before = loaded.state()
     handle = register_optimizer_step_pre_hook(note)
-    log = fit(work, schema.Training(max_steps=1, max_grad_norm=0), folder, lambda event: None)
+    (log,) = fit([work], session.losses, session.base.digest, session.max_batch_tokens)
     handle.remove()
     loaded.load_state(before)
     return gradients, log.steps[0]
@@ -79,7 +81,8 @@ def test_one_batch_of_eight_is_four_of_two(setting: Any, tmp_path: Path) -> None
             assert (gradient - parts[key]).abs().max() <= ORDER_OF_SUMS * largest(whole), key
         assert other["loss"] == pytest.approx(record["loss"], rel=ORDER_OF_SUMS)
         assert other["gradient_norm"] == pytest.approx(record["gradient_norm"], rel=ORDER_OF_SUMS)
-        assert (other["examples"], other["tokens"]) == (record["examples"], record["tokens"])
+        assert other["examples"] == record["examples"]
+        assert other["tokens"] >= record["tokens"]  # what is read: a shared beginning is read once in each batch
 
 
 def test_it_is_not_the_mean_of_the_micro_batches_means(setting: Any, tmp_path: Path) -> None:

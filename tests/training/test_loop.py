@@ -192,8 +192,9 @@ def test_a_tensor_may_wait_one_step_for_its_gradient(toy: Any) -> None:
 def test_a_base_that_changes_in_the_first_step_stops_training_there(toy: Any) -> None:
     toy.digests = ["before", "after"]
     with pytest.raises(TrainingError, match="the frozen base has changed during training"):
-        toy.fit(max_steps=8)
-    assert toy.of("step") == []
+        toy.fit(max_steps=8, eval_steps=1)
+    assert toy.of("step") == []  # not even the first update is made
+    assert toy.of("evaluation") == []
 
 
 def test_a_base_that_changes_later_is_found_at_the_end(toy: Any) -> None:

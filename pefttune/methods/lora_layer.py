@@ -1,0 +1,162 @@
+"""The layer that LoRA puts around a frozen linear layer. Shapes: R rows (all tokens of the batch), I and O the widths
+of input and output, r the rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """An adapter that acts, and the rows of the batch that are its own."""
+
+    slot: str
+    rows: slice
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer, quantized or not, and the LoRA updates of any number of adapters, each in a slot.
+
+    `acting` is shared by all layers of a model, so that another adapter is a pointer, not a walk over modules.
+    """
+
+    def __init__(self, base_layer: nn.Linear, acting: list[Acting]) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
+        self.lora_dropout = nn.ModuleDict()
+        self._scale: dict[str, float] = {}
+        self._acting = acting
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, which some architectures ask for its dtype."""
+        return self.base_layer.weight
+
+    def add(self, slot: str, r: int, scale: float, dropout: float) -> None:
+        """A new update in `slot`, frozen, in eval mode, without effect: B is zero."""
+        base, device = self.base_layer, self.base_layer.weight.device
+        a = nn.init.kaiming_uniform_(torch.empty(r, base.in_features, device=device), a=math.sqrt(5))
+        self.lora_A[slot] = nn.Parameter(a, requires_grad=False)
+        self.lora_B[slot] = nn.Parameter(torch.zeros(base.out_features, r, device=device), requires_grad=False)
+        self.lora_dropout[slot] = nn.Dropout(dropout).eval()
+        self._scale[slot] = scale
+
+    def remove(self, slot: str) -> None:
+        """Forget the update in `slot`."""
+        del self.lora_A[slot], self.lora_B[slot], self.lora_dropout[slot], self._scale[slot]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The base's output plus, on each acting adapter's rows, `scale · B · A · dropout(x)`."""
+        here = [one for one in self._acting if one.slot in self._scale]
+        if not here:
+            output: Tensor = self.base_layer(x)
+            return output
+        weights = [weight for one in here for weight in (self.lora_A[one.slot], self.lora_B[one.slot])]
+        updates = [(one.rows, self._scale[one.slot]) for one in here]
+        base, rows = self.base_layer, x.flatten(0, -2)
+        updated: Tensor
+        if type(base) is nn.Linear and not any(self._drops(one) for one in here):
+            updated = LowRankLinear.apply(rows, base.weight, base.bias, updates, *weights)  # type: ignore[no-untyped-call]
+        else:
+            inputs = [self.lora_dropout[one.slot](rows[one.rows]) for one in here]
+            updated = LowRankUpdate.apply(base(x).flatten(0, -2), updates, *inputs, *weights)  # type: ignore[no-untyped-call]
+        return updated.view(*x.shape[:-1], -1)
+
+    def _drops(self, acting: Acting) -> bool:
+        dropout = self.lora_dropout[acting.slot]
+        return bool(dropout.training and dropout.p)
+
+
+Update = tuple[slice, float]  # the rows of an adapter, and the factor of its update
+
+
+class LowRankLinear(torch.autograd.Function):
+    """x Wᵀ + b + scale · x Aᵀ Bᵀ, each update on the rows of its adapter, for a dense frozen W.
+
+    Computed in the dtype of x from float32 masters, in place of the base's own product in both passes. Only x and the r
+    columns of x Aᵀ are kept for the backward pass; gradients of A and B are computed so too and summed in float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_RI: Tensor, weight: Tensor, bias: Tensor | None, updates: Sequence[Update], *low_rank: Tensor
+    ) -> Tensor:
+        """`low_rank` are A and B of each update."""
+        y_RO = linear(x_RI, weight, bias)
+        kept = _add_updates(y_RO, updates, [x_RI[rows] for rows, _ in updates], low_rank)
+        ctx.save_for_backward(x_RI, weight, *kept)
+        ctx.updates = updates
+        return y_RO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_RO: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, and of each A and B."""
+        x_RI, weight, *kept = ctx.saved_tensors
+        dx_RI = grad_RO @ weight if ctx.needs_input_grad[0] else None
+        grads: list[Tensor] = []
+        for i, (rows, scale) in enumerate(ctx.updates):
+            h, a, b = kept[3 * i : 3 * i + 3]
+            g, *both = _low_rank_grads(grad_RO[rows], x_RI[rows], h, b, scale)
+            grads += both
+            if dx_RI is not None:
+                dx_RI[rows].addmm_(g, a)
+        return (dx_RI, None, None, None, *grads)
+
+
+class LowRankUpdate(torch.autograd.Function):
+    """y + scale · x Aᵀ Bᵀ, where y comes from a quantized base that has its own backward pass, or x was dropped from.
+
+    As `LowRankLinear` otherwise.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y_RO: Tensor, updates: Sequence[Update], *tensors: Tensor) -> Tensor:
+        """`tensors` are one x for each update, then A and B of each."""
+        inputs, low_rank = tensors[: len(updates)], tensors[len(updates) :]
+        out_RO = y_RO.clone()
+        ctx.save_for_backward(*inputs, *_add_updates(out_RO, updates, inputs, low_rank))
+        ctx.updates = updates
+        return out_RO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_RO: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of y, of each x, and of each A and B."""
+        inputs, kept = ctx.saved_tensors[: len(ctx.updates)], ctx.saved_tensors[len(ctx.updates) :]
+        dxs: list[Tensor] = []
+        grads: list[Tensor] = []
+        for i, (rows, scale) in enumerate(ctx.updates):
+            h, a, b = kept[3 * i : 3 * i + 3]
+            g, *both = _low_rank_grads(grad_RO[rows], inputs[i], h, b, scale)
+            dxs.append(g @ a)
+            grads += both
+        return (grad_RO, None, *dxs, *grads)
+
+
+def _add_updates(
+    y_RO: Tensor, updates: Sequence[Update], inputs: Sequence[Tensor], low_rank: Sequence[Tensor]
+) -> list[Tensor]:
+    """Add each update to its rows of y, in place. Gives scale · x Aᵀ, A and B of each, in the dtype of y."""
+    kept = []
+    for i, (rows, scale) in enumerate(updates):
+        a, b = (weight.to(y_RO.dtype) for weight in low_rank[2 * i : 2 * i + 2])
+        h = (inputs[i] @ a.t()).mul_(scale)
+        y_RO[rows].addmm_(h, b.t())
+        kept += [h, a, b]
+    return kept
+
+
+def _low_rank_grads(grad: Tensor, x: Tensor, h: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What flows back into A's columns, and the gradients of A and of B."""
+    g = (grad @ b).mul_(scale)
+    return g, (g.t() @ x).float(), (h.t() @ grad).t().float()
