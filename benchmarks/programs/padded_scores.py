@@ -1,0 +1,120 @@
+"""Scores of answers in plain transformers: each prompt with an answer a row, sorted by length, padded, log-softmax.
+
+With `settings.canonical` bitsandbytes keeps its weights as quantized instead of repacking them at the first evaluation,
+which some CPUs do by default, and which changes scores by some hundredths.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+
+
+def load_model(job: dict[str, Any]) -> Any:
+    """The quantized base, with the adapter of the job if there is one."""
+    base = job["base"]
+    dtype = getattr(torch, base["dtype"])
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        base["folder"],
+        dtype=dtype,
+        quantization_config=quantization if base["quantization"] == "nf4" else None,
+        device_map={"": 0 if torch.cuda.is_available() else "cpu"},
+    )
+    if job["settings"].get("canonical"):
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+    if job["adapter"]:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, job["adapter"])
+    return model.eval()
+
+
+@torch.inference_mode()
+def scores(model: Any, examples: list[dict[str, Any]], batch_size: int) -> list[list[float]]:
+    """Log-likelihood of every answer of every example."""
+    rows = [(e, a) for e, example in enumerate(examples) for a in range(len(example["answers"]))]
+    rows.sort(key=lambda row: -len(examples[row[0]]["prompt"]) - len(examples[row[0]]["answers"][row[1]]))
+    result = [[0.0] * len(example["answers"]) for example in examples]
+    for start in range(0, len(rows), batch_size):
+        chunk = rows[start : start + batch_size]
+        pairs = [(examples[e]["prompt"], examples[e]["answers"][a]) for e, a in chunk]
+        for (e, a), value in zip(chunk, score_batch(model, pairs), strict=True):
+            result[e][a] = value
+    return result
+
+
+def score_batch(model: Any, pairs: list[tuple[list[int], list[int]]]) -> list[float]:
+    """Log-likelihood of each answer behind its prompt, one padded forward pass."""
+    width = max(len(prompt) + len(answer) for prompt, answer in pairs)
+    ids_BT = torch.zeros(len(pairs), width, dtype=torch.long)
+    mask_BT, learned_BT = torch.zeros_like(ids_BT), torch.zeros(len(pairs), width, dtype=torch.bool)
+    for index, (prompt, answer) in enumerate(pairs):
+        length = len(prompt) + len(answer)
+        ids_BT[index, :length] = torch.tensor(prompt + answer)
+        mask_BT[index, :length] = 1
+        learned_BT[index, len(prompt) : length] = True
+    ids_BT, mask_BT, learned_BT = (tensor.to(model.device) for tensor in (ids_BT, mask_BT, learned_BT))
+    learned_BT = learned_BT[:, 1:]
+    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits[:, :-1]
+    log_probabilities_NV = logits_BTV[learned_BT].float().log_softmax(-1)
+    tokens_N = log_probabilities_NV.gather(-1, ids_BT[:, 1:][learned_BT][:, None]).squeeze(-1)
+    return [float(part.sum()) for part in tokens_N.cpu().split([len(answer) for _, answer in pairs])]
+
+
+def resident_mib(line: str = "VmRSS") -> float:
+    """Memory in use, or its peak (`VmHWM`); on a GPU that of its allocator."""
+    if torch.cuda.is_available():
+        return (torch.cuda.max_memory_allocated() if line == "VmHWM" else torch.cuda.memory_allocated()) / 2**20
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(entry for entry in status if entry.startswith(line)).split()[1]) / 1024
+
+
+def reset_peak() -> None:
+    """Forget the peak of loading."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def main() -> None:
+    """Do the job of the first argument, write the result of the second."""
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    torch.set_num_threads(job["threads"])
+    model = load_model(job)
+    reset_peak()
+    before = resident_mib()
+    for _ in range(job["warmup"]):
+        scores(model, job["examples"][: job["batch_size"]], job["batch_size"])
+    start = time.perf_counter()
+    measured = scores(model, job["examples"], job["batch_size"])
+    result = {
+        "seconds": [time.perf_counter() - start],
+        "scores": measured,
+        "resident_before_mib": before,
+        "peak_mib": resident_mib("VmHWM"),
+        "versions": {name: version(name) for name in PACKAGES},
+        "settings": job["settings"],
+    }
+    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
