@@ -77,7 +77,7 @@ def of_ours(job: Job, state: dict[str, Tensor]) -> Slope:
     loaded.load_state(state)
     loaded.train(True)
     loss = ours.step_loss(session, ours.examples_of(job))[0]
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return Slope(loss.item(), _gradients(loaded.parameters))
 
 
@@ -99,7 +99,7 @@ def of_reference(job: Job) -> tuple[Slope, dict[str, Tensor]]:
     for parameter in trained.values():
         parameter.data.normal_(std=0.1)  # B too: at its usual zero, A has no gradient
     loss = _reference_loss(base, head, job.examples)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     state = {name: parameter.detach().clone() for name, parameter in trained.items()}
     return Slope(loss.item(), _gradients(trained)), state
 

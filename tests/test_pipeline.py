@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import weakref
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from pefttune import methods, pipeline, store
+from pefttune import bases, methods, pipeline, store
 from pefttune.errors import (
     DataError,
     NonFiniteError,
@@ -223,6 +224,21 @@ def test_the_proof_is_made_in_the_dtype_of_the_training(quick: Any, monkeypatch:
     monkeypatch.setattr("pefttune.bases.machine._seconds", seconds)
     run = pipeline.run(quick({"base.dtype": "auto"}))
     assert run.manifest["base"]["dtype"] == "float32"
+
+
+def test_the_trained_base_is_gone_when_the_proof_loads_a_fresh_one(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two bases are in memory at once."""
+    load, loaded, alive = bases.load, [], []
+
+    def noting(*args: Any, **options: Any) -> bases.Base:
+        alive.append([model for model in loaded if model() is not None])
+        base = load(*args, **options)
+        loaded.append(weakref.ref(base.model))
+        return base
+
+    monkeypatch.setattr(bases, "load", noting)
+    pipeline.run(quick())
+    assert alive == [[], []]
 
 
 @pytest.mark.parametrize(

@@ -6,35 +6,20 @@ which some CPUs do by default, and which changes scores by some hundredths.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM
+
+from benchmarks.programs.measuring import loading, read_job, start_of_peak, tell
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
 def load_model(job: dict[str, Any]) -> Any:
     """The quantized base, with the adapter of the job if there is one."""
-    base = job["base"]
-    dtype = getattr(torch, base["dtype"])
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        base["folder"],
-        dtype=dtype,
-        quantization_config=quantization if base["quantization"] == "nf4" else None,
-        device_map={"": 0 if torch.cuda.is_available() else "cpu"},
-    )
+    model = AutoModelForCausalLM.from_pretrained(job["base"]["folder"], **loading(job))
     if job["settings"].get("canonical"):
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -78,42 +63,16 @@ def score_batch(model: Any, pairs: list[tuple[list[int], list[int]]]) -> list[fl
     return [float(part.sum()) for part in tokens_N.cpu().split([len(answer) for _, answer in pairs])]
 
 
-def resident_mib(line: str = "VmRSS") -> float:
-    """Memory in use, or its peak (`VmHWM`); on a GPU that of its allocator."""
-    if torch.cuda.is_available():
-        return (torch.cuda.max_memory_allocated() if line == "VmHWM" else torch.cuda.memory_allocated()) / 2**20
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(entry for entry in status if entry.startswith(line)).split()[1]) / 1024
-
-
-def reset_peak() -> None:
-    """Forget the peak of loading."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-
-
 def main() -> None:
     """Do the job of the first argument, write the result of the second."""
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    torch.set_num_threads(job["threads"])
+    job = read_job()
     model = load_model(job)
-    reset_peak()
-    before = resident_mib()
+    before = start_of_peak()
     for _ in range(job["warmup"]):
         scores(model, job["examples"][: job["batch_size"]], job["batch_size"])
     start = time.perf_counter()
-    measured = scores(model, job["examples"], job["batch_size"])
-    result = {
-        "seconds": [time.perf_counter() - start],
-        "scores": measured,
-        "resident_before_mib": before,
-        "peak_mib": resident_mib("VmHWM"),
-        "versions": {name: version(name) for name in PACKAGES},
-        "settings": job["settings"],
-    }
-    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
+    found = scores(model, job["examples"], job["batch_size"])
+    tell(job, PACKAGES, before, {"seconds": [time.perf_counter() - start], "scores": found}, {})
 
 
 if __name__ == "__main__":

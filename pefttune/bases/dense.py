@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -15,10 +16,7 @@ from torch import Tensor, nn
 
 from pefttune.bases.quiet import import_bitsandbytes
 
-import_bitsandbytes()  # before anybody imports it their way
-
-from bitsandbytes.functional import dequantize_4bit  # noqa: E402
-from bitsandbytes.nn import Linear4bit  # noqa: E402
+bitsandbytes = import_bitsandbytes()
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 # The weights may take this part of the memory that is free; the rest is for activations, and for others.
@@ -27,7 +25,7 @@ PART_OF_FREE_MEMORY = 0.25
 
 def dequantize_if_room(model: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
     """Replace the model's 4-bit layers by dense ones of the same function, if memory allows; whether it was done."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
     needed = sum(layer.in_features * layer.out_features for layer in layers.values()) * dtype.itemsize
     if not layers or needed > PART_OF_FREE_MEMORY * _free_bytes(device):
         return False
@@ -37,8 +35,8 @@ def dequantize_if_room(model: nn.Module, dtype: torch.dtype, device: torch.devic
 
 
 @torch.no_grad()
-def _dense(layer: Linear4bit, dtype: torch.dtype) -> nn.Linear:
-    weight: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
+def _dense(layer: Any, dtype: torch.dtype) -> nn.Linear:
+    weight: Tensor = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
     dense = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
     dense.weight = nn.Parameter(weight.view(layer.out_features, layer.in_features), requires_grad=False)
     if layer.bias is not None:

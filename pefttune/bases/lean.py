@@ -7,6 +7,7 @@ input; every other stays as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,26 +34,25 @@ class LeanRMSNorm(nn.Module):
 
     def __init__(self, weight: nn.Parameter, variance_epsilon: float) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.width = weight, weight.shape[-1]
         self.variance_epsilon = variance_epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         """weight · x / rms(x)."""
-        normed: Tensor = _RMSNorm.apply(x, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
-        return normed
+        return _rms_norm(x, self.weight, self.variance_epsilon)
 
 
 class LeanGatedMLP(nn.Module):
     """down(silu(gate(x)) · up(x)) (SwiGLU, arXiv:2002.05202) of a frozen base. The projections keep their names."""
 
-    def __init__(self, gate_proj: nn.Module, up_proj: nn.Module, down_proj: nn.Module) -> None:
+    def __init__(self, gate_proj: nn.Linear, up_proj: nn.Module, down_proj: nn.Module) -> None:
         super().__init__()
         self.gate_proj, self.up_proj, self.down_proj = gate_proj, up_proj, down_proj
+        self.width = gate_proj.in_features
 
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape that ends with the width of the model, the same shape."""
-        gated: Tensor = _SiluGate.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
-        down: Tensor = self.down_proj(gated)
+        down: Tensor = self.down_proj(_silu_gate(self.gate_proj(x), self.up_proj(x)))
         return down
 
 
@@ -88,24 +88,30 @@ class _SiluGate(torch.autograd.Function):
         return dgate, silu(gate).mul_(grad)
 
 
-def _lean(module: nn.Module) -> nn.Module | None:
+# torch gives `apply` no types.
+_rms_norm: Callable[[Tensor, Tensor, float], Tensor] = _RMSNorm.apply
+_silu_gate: Callable[[Tensor, Tensor], Tensor] = _SiluGate.apply
+
+
+def _lean(module: nn.Module) -> LeanRMSNorm | LeanGatedMLP | None:
     """The lean form of a module that looks as if it had one."""
     epsilon = getattr(module, "variance_epsilon", None)
-    if isinstance(epsilon, float) and [name for name, _ in module.named_parameters()] == ["weight"]:
-        return LeanRMSNorm(module.weight, epsilon)  # type: ignore[arg-type]
+    if isinstance(epsilon, float) and (weights := dict(module.named_parameters())).keys() == {"weight"}:
+        return LeanRMSNorm(weights["weight"], epsilon)
     parts = dict(module.named_children())
     if parts.pop("act_fn", None) is not None and parts.keys() == {"gate_proj", "up_proj", "down_proj"}:
-        return LeanGatedMLP(**parts)
+        gate = parts["gate_proj"]
+        if isinstance(gate, nn.Linear):
+            return LeanGatedMLP(gate, parts["up_proj"], parts["down_proj"])
     return None
 
 
 @torch.no_grad()
-def _same(module: nn.Module, lean: nn.Module) -> bool:
+def _same(module: nn.Module, lean: LeanRMSNorm | LeanGatedMLP) -> bool:
     """Whether both give the same bits."""
-    width = lean.weight.shape[-1] if isinstance(lean, LeanRMSNorm) else lean.gate_proj.in_features  # type: ignore[union-attr]
     parameter = next(module.parameters())
     dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
-    x = torch.randn(ROWS_TRIED, width, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    x = torch.randn(ROWS_TRIED, lean.width, generator=torch.Generator().manual_seed(0))
     x = torch.cat([x, 30 * x]).to(parameter.device, dtype)  # some clamp what is large
     try:
         return torch.equal(module(x), lean(x))

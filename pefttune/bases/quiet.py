@@ -27,14 +27,12 @@ def import_bitsandbytes() -> ModuleType:
     """bitsandbytes, without what it does at import: on some CPUs it fetches native code from the Hub and runs it, where
     the package `kernels` is installed (0.50.2, `backends/cpu/ops.py`). Its warnings are of what users cannot mend."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    absent = object()
-    kernels = sys.modules.get("kernels", absent)
+    before = {"kernels": sys.modules["kernels"]} if "kernels" in sys.modules else {}
     sys.modules["kernels"] = None  # type: ignore[assignment]  # Python's own way to make an import fail
     try:
         import bitsandbytes
     finally:
-        if kernels is absent:
-            del sys.modules["kernels"]
-        else:
-            sys.modules["kernels"] = kernels  # type: ignore[assignment]
-    return bitsandbytes  # type: ignore[no-any-return]
+        del sys.modules["kernels"]
+        sys.modules.update(before)
+    library: ModuleType = bitsandbytes
+    return library

@@ -5,6 +5,7 @@ Shapes: T rows of the batch, H query heads, J key heads (H = J·G), d the width 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ def attention(
     groups = query.shape[1] // key.shape[1]
     plan = layout.plan(window, (key.shape[1], groups), query.dtype)
     grouped = query[0].reshape(len(key[0]), -1, query.shape[-1])  # (J, G·T, d)
-    attended: Tensor = TiledAttention.apply(grouped * scale, key[0], value[0], plan)  # type: ignore[no-untyped-call]
+    attended = _tiled_attention(grouped * scale, key[0], value[0], plan)
     return attended.view(query.shape[1:]).transpose(0, 1)[None], None
 
 
@@ -93,6 +94,10 @@ class TiledAttention(torch.autograd.Function):
             _add(dv, torch.bmm(chances.transpose(1, 2), grads), tile)
         dq = torch.cat(parts, dim=1).index_select(1, ctx.plan.order)
         return dq, dk.to(k.dtype), dv.to(v.dtype), None
+
+
+# torch gives `apply` no types.
+_tiled_attention: Callable[[Tensor, Tensor, Tensor, Plan], Tensor] = TiledAttention.apply
 
 
 def _gather(x: Tensor, rows: Tensor, n: int) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: N scored rows, D the width of the hidden states, V tokens of the vocabul
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -57,10 +58,7 @@ def log_likelihoods(model: Any, rows_ND: Tensor, targets_N: Tensor) -> Tensor:
     Only scored rows go through the output layer, a few at a time: no logits of the whole batch ever exist.
     """
     output = model.get_output_embeddings()
-    result: Tensor = TargetLogLikelihood.apply(  # type: ignore[no-untyped-call]
-        rows_ND, output.weight, output.bias, targets_N
-    )
-    return result
+    return _target_log_likelihood(rows_ND, output.weight, output.bias, targets_N)
 
 
 class TargetLogLikelihood(torch.autograd.Function):
@@ -95,6 +93,10 @@ class TargetLogLikelihood(torch.autograd.Function):
         """Gradient of the hidden states."""
         (slopes_ND,) = ctx.saved_tensors
         return (grad_N[:, None] * slopes_ND).to(slopes_ND.dtype), None, None, None
+
+
+# torch gives `apply` no types.
+_target_log_likelihood: Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor] = TargetLogLikelihood.apply
 
 
 def logits_are_linear(model: Any) -> bool:

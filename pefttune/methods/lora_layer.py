@@ -4,7 +4,7 @@ of input and output, r the rank."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,12 +63,11 @@ class LoraLinear(nn.Module):
         weights = [weight for one in here for weight in (self.lora_A[one.slot], self.lora_B[one.slot])]
         updates = [(one.rows, self._scale[one.slot]) for one in here]
         base, rows = self.base_layer, x.flatten(0, -2)
-        updated: Tensor
         if type(base) is nn.Linear and not any(self._drops(one) for one in here):
-            updated = LowRankLinear.apply(rows, base.weight, base.bias, updates, *weights)  # type: ignore[no-untyped-call]
+            updated = _low_rank_linear(rows, base.weight, base.bias, updates, *weights)
         else:
             inputs = [self.lora_dropout[one.slot](rows[one.rows]) for one in here]
-            updated = LowRankUpdate.apply(base(x).flatten(0, -2), updates, *inputs, *weights)  # type: ignore[no-untyped-call]
+            updated = _low_rank_update(base(x).flatten(0, -2), updates, *inputs, *weights)
         return updated.view(*x.shape[:-1], -1)
 
     def _drops(self, acting: Acting) -> bool:
@@ -141,6 +140,12 @@ class LowRankUpdate(torch.autograd.Function):
             dxs.append(g @ a)
             grads += both
         return (grad_RO, None, *dxs, *grads)
+
+
+# torch gives `apply` no types.
+_low_rank_linear: Callable[[Tensor, Tensor, Tensor | None, Sequence[Update], *tuple[Tensor, ...]], Tensor]
+_low_rank_linear = LowRankLinear.apply
+_low_rank_update: Callable[[Tensor, Sequence[Update], *tuple[Tensor, ...]], Tensor] = LowRankUpdate.apply
 
 
 def _add_updates(

@@ -46,7 +46,7 @@ def read(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (safe_open is not a mapping)
             if faults := _faults(shapes, {key: tuple(tensor.shape) for key, tensor in expected.items()}):
                 raise AdapterError(f"{path} does not fit the adapter it is to fill:\n  " + "\n  ".join(faults))
             state = {key: file.get_tensor(key) for key in shapes}

@@ -117,7 +117,16 @@ class Relu(nn.Module):
         return result
 
 
-@pytest.mark.parametrize("module", [Almost, Relu])
+class Odd(Relu):
+    """A gated MLP whose gate is no linear layer, and does not tell its width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj = nn.Sequential(nn.Linear(8, 8))
+        self.act_fn = nn.SiLU()
+
+
+@pytest.mark.parametrize("module", [Almost, Relu, Odd])
 def test_what_only_looks_alike_stays(module: Any) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(module())

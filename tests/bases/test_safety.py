@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from pefttune import bases
+from pefttune.bases.quiet import import_bitsandbytes
 from pefttune.bases.safety import MAX_CONFIG_BYTES
 from pefttune.errors import BaseError
 
@@ -138,3 +140,10 @@ def test_bitsandbytes_cannot_fetch_kernels_when_it_is_imported(tmp_path: Path) -
         "import kernels; assert kernels.get_kernel"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("found", [ModuleType("kernels"), None], ids=["imported", "blocked"])
+def test_what_kernels_was_before_it_is_after(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kernels", found)
+    assert import_bitsandbytes().__name__ == "bitsandbytes"
+    assert sys.modules["kernels"] is found

@@ -15,7 +15,7 @@ from benchmarks.job import BaseChoice, Example, Job, Result
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from benchmarks.programs import padded_scores, trainer_peft
+    from benchmarks.programs import measuring, padded_scores, trainer_peft
 
 LENGTHS = (5, 2, 9, 3, 7, 4)
 
@@ -38,11 +38,18 @@ def test_grouping_sorts_the_timed_rows_and_leaves_the_warm_up() -> None:
     assert lengths_of(trainer_peft.rows_of(job_of("length-grouped"))) == [5, 2, 9, 7, 4, 3]
 
 
-def test_padding_counts_positions_and_labels() -> None:
-    collate = trainer_peft.Padding(pad_id=0)
-    batch = collate(trainer_peft.rows_of(job_of("random"))[:2])
-    assert (collate.positions, collate.labelled) == ([14], [4])
+def test_padding_is_counted() -> None:
+    counting = measuring.Counting(trainer_peft.Padding(pad_id=0))
+    batch = counting(trainer_peft.rows_of(job_of("random"))[:2])
+    assert (counting.positions, counting.labelled) == ([14], [4])
     assert batch["labels"].tolist() == [[-100] * 5 + [8, 9], [-100, -100, 8, 9, -100, -100, -100]]
+
+
+def test_masked_rows_are_those_of_the_steps() -> None:
+    job = job_of("defaults")
+    rows = measuring.rows_with_mask(job)
+    assert rows["input_ids"] == [row["input_ids"] for row in trainer_peft.rows_of(job)]
+    assert rows["completion_mask"][:2] == [[0] * 5 + [1, 1], [0, 0, 1, 1]]
 
 
 def test_padded_scores_are_those_of_each_row_alone(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,13 +50,31 @@ def test_a_failure_shows_its_last_lines(tmp_path: Path) -> None:
         running.run_program(peers.PEERS["trl"], JOB, python=python)
 
 
-@pytest.mark.parametrize("path", sorted(PROGRAMS.glob("[a-z]*.py")), ids=lambda path: path.stem)
-def test_programs_stand_alone(path: Path) -> None:
+def modules_of(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-    own = {module for module in modules if module.split(".")[0] in ("benchmarks", "pefttune")}
-    assert bool(own) == (path.stem == "ours")
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {"." * node.level + (node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+@pytest.mark.parametrize("program", sorted({peer.program for peer in (*peers.PEERS.values(), peers.SCORER)} - {"ours"}))
+def test_peers_need_of_ours_only_measuring(program: str) -> None:
+    own = {name for name in modules_of(PROGRAMS / f"{program}.py") if name.startswith((".", "benchmarks", "pefttune"))}
+    assert own == {"benchmarks.programs.measuring"}
+
+
+def test_measuring_needs_torch_and_transformers_only() -> None:
+    tops = {name.split(".")[0] for name in modules_of(PROGRAMS / "measuring.py")}
+    assert tops - sys.stdlib_module_names == {"torch", "transformers"}
+    packages = (PROGRAMS / "__init__.py", PROGRAMS.parent / "__init__.py")
+    assert not any(map(modules_of, packages))  # they run before it
+
+
+def test_scoring_loads_no_trainer() -> None:
+    script = "import sys, benchmarks.programs.padded_scores; print('transformers.trainer_callback' in sys.modules)"
+    told = running.environment(1, cuda=False, keep_freed=False)
+    done = subprocess.run([sys.executable, "-c", script], env=told, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "False\n"  # its modules would count as the scorer's memory
 
 
 def test_every_peer_has_its_program() -> None:

@@ -126,6 +126,7 @@ PUBLIC = {
         "verify",
     },
     "pefttune.publishing": {"describe", "describe_base", "dtype_name", "portable", "render_card"},
+    "pefttune.pipeline": {"Run", "evaluate", "read_data", "run", "run_together"},
     "pefttune.cli": {"main"},
 }
 COMMANDS = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -36,81 +38,93 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-class Trained(SimpleNamespace):
+class Trained(NamedTuple):
     """What came of it: weights, logs, the gradients of every step, and how many passes and tokens there were."""
 
     weights: dict[str, dict[str, Tensor]]
     logs: dict[str, TrainingLog]
     gradients: dict[str, list[Tensor]]
     passes: list[list[tuple[str, int]]]
-    digest: str
 
 
 @pytest.fixture
 def train(base_of: Any, adapted: Any, examples_of: Any, tmp_path: Path) -> Any:
+    """Trains the adapters of these names together."""
+
     def run(names: str, max_tokens: int = 2000, ragged: bool | None = None, **of_base: Any) -> Trained:
         session = Session(base_of(**of_base), max_tokens)
         session.ragged = ragged
-        works, found = [], Trained(weights={}, logs={}, gradients={}, passes=[], digest="")
+        works, passes = [], []
         for name in names:
-            asked = ADAPTERS[name]
-            loaded = adapted(session, name, std=0.05, **asked)
-            labels = asked["labels"]
-            # Rows of its own, another order, another number of them.
-            some = [TEXTS[(i * len(name) + ord(name)) % 6] + f" {name}{i}" for i in range(6 + ord(name) % 3)]
-            examples = examples_of(loaded, [(text, labels[i % len(labels)]) for i, text in enumerate(some)])
-            works.append(work_of(session, name, loaded, examples))
-        seen = {id(p): (name, p) for name in names for p in session[name].parameters.values()}
-
-        def note(optimizer: Any, args: Any, kwargs: Any) -> None:
-            (whole,) = optimizer.param_groups[0]["params"]
-            inside = {whole.untyped_storage().data_ptr()}
-            (name,) = {name for name, p in seen.values() if p.untyped_storage().data_ptr() in inside}
-            found.gradients.setdefault(name, []).append(whole.grad.clone())
+            loaded = adapted(session, name, std=0.05, **ADAPTERS[name])
+            works.append(work_of(session, name, examples_of(loaded, rows_of(name)), tmp_path / name))
 
         def losses(batches: Any) -> Any:
-            found.passes.append([(name, batch.n_tokens) for name, batch in batches])
+            passes.append([(name, batch.n_tokens) for name, batch in batches])
             return session.losses(batches)
 
-        handle = register_optimizer_step_pre_hook(note)
-        logs = fit(works, losses, session.base.digest, max_tokens)
-        handle.remove()
-        found.logs = dict(zip(names, logs, strict=True))
-        found.weights = {name: session[name].state() for name in names}
-        return found
-
-    def work_of(session: Session, name: str, loaded: Any, examples: list[Any]) -> Work:
-        config = schema.Training(
-            **{"per_device_train_batch_size": 4, "lr_scheduler_type": "constant", **SETTINGS[name]}
-        )
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        session.try_ragged(examples)
-        # Fewer and fewer right: c, which is patient once, stops after its second evaluation.
-        accuracies = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
-
-        def evaluate() -> dict[str, Any]:
-            session.scores(name, examples)  # as a real one: it makes the adapter act, alone
-            return {"accuracy": next(accuracies)}
-
-        return Work(
-            name=name,
-            trainable=loaded.parameters,
-            plan=lambda epoch: batching.training_steps(
-                examples, config.per_device_train_batch_size, session.max_batch_tokens, (7, epoch),
-                ragged=bool(session.ragged),
-            ),
-            collate=lambda indices: session.collate([examples[i] for i in indices], every_answer=False),
-            train_mode=loaded.train,
-            evaluate=evaluate,
-            primary="accuracy",
-            origins=lambda indices: [examples[i].origin for i in indices],
-            config=config.model_copy(update={"load_best_model_at_end": name == "a"}),
-            run_folder=folder,
-            notify=lambda event: None,
-        )  # fmt: skip
+        with gradients_of(session, names) as gradients:
+            logs = fit(works, losses, session.base.digest, max_tokens)
+        weights = {name: session[name].state() for name in names}
+        return Trained(weights, dict(zip(names, logs, strict=True)), gradients, passes)
 
     return run
+
+
+def rows_of(name: str) -> list[tuple[str, str]]:
+    """Rows of its own, another order, another number of them."""
+    labels = ADAPTERS[name]["labels"]
+    texts = [TEXTS[(i + ord(name)) % 6] + f" {name}{i}" for i in range(6 + ord(name) % 3)]
+    return [(text, labels[i % len(labels)]) for i, text in enumerate(texts)]
+
+
+@contextmanager
+def gradients_of(session: Session, names: str) -> Iterator[dict[str, list[Tensor]]]:
+    """The gradient of every step in the block, by the name of whose it is."""
+    owners = {id(p): (name, p) for name in names for p in session[name].parameters.values()}
+    found: dict[str, list[Tensor]] = {}
+
+    def note(optimizer: Any, args: Any, kwargs: Any) -> None:
+        (whole,) = optimizer.param_groups[0]["params"]
+        inside = whole.untyped_storage().data_ptr()
+        (name,) = {name for name, p in owners.values() if p.untyped_storage().data_ptr() == inside}
+        found.setdefault(name, []).append(whole.grad.clone())
+
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def work_of(session: Session, name: str, examples: list[Any], folder: Path) -> Work:
+    config = schema.Training(**{"per_device_train_batch_size": 4, "lr_scheduler_type": "constant", **SETTINGS[name]})
+    folder.mkdir(exist_ok=True)
+    session.try_ragged(examples)
+    # Fewer and fewer right: c, which is patient once, stops after its second evaluation.
+    accuracies = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+
+    def plan(epoch: int) -> Any:
+        rows, ragged = config.per_device_train_batch_size, bool(session.ragged)
+        return batching.training_steps(examples, rows, session.max_batch_tokens, (7, epoch), ragged=ragged)
+
+    def evaluate() -> dict[str, Any]:
+        session.scores(name, examples)  # as a real one: it makes the adapter act, alone
+        return {"accuracy": next(accuracies)}
+
+    return Work(
+        name=name,
+        trainable=session[name].parameters,
+        plan=plan,
+        collate=lambda indices: session.collate([examples[i] for i in indices], every_answer=False),
+        train_mode=session[name].train,
+        evaluate=evaluate,
+        primary="accuracy",
+        origins=lambda indices: [examples[i].origin for i in indices],
+        config=config.model_copy(update={"load_best_model_at_end": name == "a"}),
+        run_folder=folder,
+        notify=lambda event: None,
+    )
 
 
 def assert_same(together: Trained, alone: Trained, *, exactly: bool = False) -> None:

@@ -1,0 +1,7 @@
+"""The straight line from a recipe to a stored adapter. Start reading at `line.run_together`. Imports no torch."""
+
+from pefttune.pipeline.beginning import read_data
+from pefttune.pipeline.evaluating import evaluate
+from pefttune.pipeline.line import Run, run, run_together
+
+__all__ = ["Run", "evaluate", "read_data", "run", "run_together"]

@@ -1,0 +1,72 @@
+"""The adapter beside its base, asked zero-shot, on the same test rows; and the report of it in the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pefttune import tasks
+from pefttune.data import Example, Row
+from pefttune.errors import StorageError
+from pefttune.pipeline.beginning import Line
+from pefttune.pipeline.encoding import encode, try_ragged
+from pefttune.pipeline.telling import counter
+from pefttune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pefttune.evaluation import Comparison, Scored
+    from pefttune.inference import Session
+    from pefttune.training import Notify, TrainingLog
+
+
+def add_zero_shot(session: Session, task: tasks.Task, recipe: Recipe) -> None:
+    """Put the base itself into the session, asked to do the task. Raises BaseError or DataError where it cannot be."""
+    from pefttune.inference import Loaded
+
+    asked = task.zero_shot()
+    encoder = asked.encoder(session.base.tokenizer, recipe.data.max_length)
+    session.add(_zero_shot(recipe), Loaded(asked, encoder))
+
+
+def compare(
+    session: Session, name: str, recipe: Recipe, train: Sequence[Row], test: Sequence[Row], notify: Notify
+) -> Comparison:
+    """The adapter `name` of the session and its base on the same test rows; `train` says which label is the commonest.
+    The base must have been added by `add_zero_shot`."""
+    from pefttune import evaluation
+
+    def scored(who: str, told: str, examples: list[Example]) -> Scored:
+        return evaluation.score(session, who, test, examples, counter(notify, "scoring", told, len(test)))
+
+    asked = [session[_zero_shot(recipe)].encoder(row) for row in test]
+    if session.ragged is None:
+        try_ragged(session, asked, notify)
+    base = scored(_zero_shot(recipe), "base", asked)
+    adapter = scored(name, name, encode(recipe, session[name].encoder, test, "test", notify))
+    settings = recipe.evaluation
+    comparison = evaluation.compare(
+        base, adapter, train, settings.bootstrap_samples, settings.confidence_level, recipe.seed
+    )
+    notify({"event": "comparison", **comparison.summary()})
+    return comparison
+
+
+def report(line: Line, log: TrainingLog, comparison: Comparison, labels: Sequence[str]) -> None:
+    """The comparison with its rows, and the figure, in the run folder. Raises StorageError."""
+    from pefttune import evaluation
+
+    text = json.dumps(asdict(comparison), indent=1, ensure_ascii=False)
+    try:
+        (line.run_folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        evaluation.draw(line.run_folder / "figure.png", line.name, log.steps, log.evaluations, comparison, labels)
+    except OSError as error:
+        raise StorageError(
+            f"{line.run_folder} cannot be written to: {error.strerror or error}; the store is untouched"
+        ) from None
+
+
+def _zero_shot(recipe: Recipe) -> str:
+    """The name in a session of the base itself, asked to do a recipe's task."""
+    return f"base:{recipe.output.name}"

@@ -1,0 +1,50 @@
+"""Rows to examples, and what is told of them: texts that are too long, batches that cannot be ragged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pefttune import tasks
+from pefttune.data import Example, Row
+from pefttune.errors import DataError
+from pefttune.pipeline.telling import first_of, tell
+from pefttune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pefttune.inference import Session
+    from pefttune.training import Notify
+
+
+def encode(recipe: Recipe, encoder: tasks.Encoder, rows: Sequence[Row], what: str, notify: Notify) -> list[Example]:
+    """The rows as examples. Texts that do not fit `max_length` are counted and told; raises DataError if so asked."""
+    examples = [encoder(row) for row in rows]
+    long = [example.origin for example in examples if example.truncated]
+    if not long:
+        return examples
+    told = f"{len(long)} of {len(rows)} {what} rows do not fit data.max_length = {recipe.data.max_length} tokens"
+    if recipe.data.too_long == "error":
+        raise DataError(f"{told}: {first_of(long)}. Raise the limit, or set data.too_long to truncate or drop")
+    dropped = recipe.data.too_long == "drop" and what == "training"
+    tell(notify, f"{told}; they {'are dropped' if dropped else 'lose their end'}: {first_of(long)}")
+    kept = [example for example in examples if not (dropped and example.truncated)]
+    if not kept:
+        raise DataError(f"{told}, so none is left to train on. Raise the limit, or set data.too_long to truncate")
+    return kept
+
+
+def try_ragged(session: Session, examples: Sequence[Example], notify: Notify) -> None:
+    """Find out whether batches of these examples can be ragged, and say so if not."""
+    reason = session.try_ragged(examples)
+    if reason is not None:
+        tell(notify, f"this base reads padded batches, which are slower: ragged, {reason}")
+
+
+def tell_long(session: Session, train: Sequence[Example], notify: Notify) -> None:
+    """Name the rows that do not fit into a batch."""
+    from pefttune.batching import n_fed
+
+    long = [example.origin for example in train if n_fed(example, every_answer=False) > session.max_batch_tokens]
+    if long:
+        told = f"{len(long)} of {len(train)} training rows are longer than a batch of {session.max_batch_tokens} tokens"
+        tell(notify, f"{told} and get one of their own: {first_of(long)}")

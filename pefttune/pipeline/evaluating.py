@@ -1,0 +1,58 @@
+"""A stored adapter beside its base once more, without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttune import data, store, tasks
+from pefttune.data import Row
+from pefttune.errors import DataError
+from pefttune.pipeline.comparing import add_zero_shot, compare
+from pefttune.pipeline.telling import tell
+from pefttune.recipe import Recipe, recipe_from_mapping
+
+if TYPE_CHECKING:
+    from pefttune.evaluation import Comparison
+    from pefttune.training import Notify
+
+
+def evaluate(
+    name: str,
+    store_folder: Path | str = "adapters",
+    source: str | None = None,
+    base_source: str | None = None,
+    notify: Notify = lambda event: None,
+) -> Comparison:
+    """Compare a stored adapter with its base: on the test rows of its recipe, or on a labelled file `source`.
+
+    `base_source` says where the base lies, if this machine has not seen it. Raises AdapterError, BaseError, DataError.
+    """
+    store_folder = Path(store_folder)
+    manifest = store.read_manifest(store.find(store_folder, name))
+    recipe = recipe_from_mapping(manifest["recipe"], where=f"{name}/{store.MANIFEST}")
+    task = tasks.get(recipe.task).with_labels(manifest["labels"])
+    if source is None:
+        train, test = _rows_of_the_training(manifest, recipe, task, notify)
+    else:
+        train = test = data.load_file(source, recipe.data, task.columns, task.check)
+
+    from pefttune.inference import open_session
+
+    session = open_session(name, store_folder, base_source)
+    add_zero_shot(session, task, recipe)
+    return compare(session, name, recipe, train, test, notify)
+
+
+def _rows_of_the_training(
+    manifest: Mapping[str, Any], recipe: Recipe, task: tasks.Task, notify: Notify
+) -> tuple[Sequence[Row], Sequence[Row]]:
+    """Training and test rows, as the recipe finds them today."""
+    try:
+        rows = data.load(recipe.data, task.columns, task.inputs, task.check)
+    except DataError as error:  # a published recipe names a private file without its folder
+        raise DataError(f"{error} Labelled rows can be given with --data FILE.") from None
+    if rows.report.fingerprints["test"] != manifest["data"]["fingerprints"]["test"]:
+        tell(notify, "the data has changed: these are not the test rows of the training")
+    return rows.train, rows.test

@@ -1,0 +1,122 @@
+"""Attach and train: what the loop, which knows no task and no method, is given of each line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pefttune.data import Example, Row
+from pefttune.pipeline.beginning import Line
+from pefttune.pipeline.encoding import encode, tell_long, try_ragged
+from pefttune.pipeline.telling import counter, tell
+
+if TYPE_CHECKING:
+    from pefttune.batching import Batch, Boundary
+    from pefttune.inference import Session
+    from pefttune.training import TrainingLog, Work
+
+
+def attach(session: Session, line: Line) -> None:
+    """Put the line's new adapter and its head into the session."""
+    from accelerate.utils import set_seed
+
+    from pefttune import methods
+    from pefttune.inference import Loaded
+
+    base, recipe, task = session.base, line.recipe, line.task
+    encoder = task.encoder(base.tokenizer, recipe.data.max_length)
+    set_seed(recipe.seed)
+    adapter = methods.attach(base.model, recipe.adapter)
+    session.add(line.name, Loaded(task, encoder, adapter, task.new_head(base.model)))
+
+
+def fit(session: Session, lines: Sequence[Line]) -> list[tuple[TrainingLog, dict[str, Any]]]:
+    """Train the adapters in place; for each, what happened and what it cost."""
+    from pefttune import training
+
+    base = session.base
+    weights_mib = base.weight_bytes / training.MIB
+    libraries_mib = training.resident_mib(base.device) - weights_mib
+    encoded = [_encoded(session, line) for line in lines]  # all before any: one of them may need padded batches
+    works = [_work(session, line, *examples) for line, examples in zip(lines, encoded, strict=True)]
+    training.reset_peak(base.device)
+    logs = training.fit(works, session.losses, base.digest, session.max_batch_tokens)
+    peak_mib = training.peak_mib(base.device)
+    parameters = sum(p.nbytes for line in lines for p in session[line.name].parameters.values())
+    trained_bytes = sum(log.optimizer_bytes for log in logs) + 2 * parameters  # with gradients
+    memory = training.MemorySplit(
+        device=base.device.type,
+        peak_mib=peak_mib,
+        libraries_mib=libraries_mib,
+        weights_mib=weights_mib,
+        adapter_and_optimizer_mib=trained_bytes / training.MIB,
+    )
+    costs = [training.cost(log, memory) for log in logs]
+    for line, cost in zip(lines, costs, strict=True):
+        line.notify({"event": "memory", **cost["memory"]})
+    return list(zip(logs, costs, strict=True))
+
+
+def _encoded(session: Session, line: Line) -> tuple[list[Example], list[Example]]:
+    """Training and validation rows as examples. Told: rows that are too long, and whether batches can be ragged."""
+
+    def encoded(rows: Sequence[Row], what: str) -> list[Example]:
+        return encode(line.recipe, session[line.name].encoder, rows, what, line.notify)
+
+    train, validation = encoded(line.rows.train, "training"), encoded(line.rows.validation, "validation")
+    if line.recipe.data.too_long == "error":  # said of test rows now, not when the training is over
+        encoded(line.rows.test, "test")
+    try_ragged(session, train, line.notify)
+    tell_long(session, train, line.notify)
+    return train, validation
+
+
+def _work(session: Session, line: Line, train: list[Example], validation: list[Example]) -> Work:
+    """What the loop needs to know of a run. Where layers are frozen, the examples are run through them once."""
+    from pefttune import batching, evaluation, training
+
+    name, recipe, config, ours = line.name, line.recipe, line.recipe.training, session[line.name]
+    entering_train = _boundary(session, line, "training", train, every_answer=False)
+    entering_validation = _boundary(session, line, "validation", validation, every_answer=True)
+    rows_a_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+
+    def plan(epoch: int) -> Sequence[Sequence[Sequence[int]]]:
+        order, ragged = (recipe.seed, epoch), bool(session.ragged)
+        return batching.training_steps(train, rows_a_step, session.max_batch_tokens, order, ragged=ragged)
+
+    def collate(indices: Sequence[int]) -> Batch:
+        batch = session.collate([train[i] for i in indices], every_answer=False)
+        return batch if entering_train is None else entering_train.enter(batch, indices)
+
+    def evaluate() -> dict[str, Any]:
+        rows = line.rows.validation
+        return evaluation.score(session, name, rows, validation, boundary=entering_validation).metrics
+
+    return training.Work(
+        name=name,
+        trainable=ours.parameters,
+        plan=plan,
+        collate=collate,
+        train_mode=ours.train,
+        evaluate=evaluate,
+        primary=ours.task.primary,
+        origins=lambda indices: [train[i].origin for i in indices],
+        config=config,
+        run_folder=line.run_folder,
+        notify=line.notify,
+    )
+
+
+def _boundary(
+    session: Session, line: Line, what: str, examples: Sequence[Example], *, every_answer: bool
+) -> Boundary | None:
+    """What enters the lowest layer that the adapter changes, for these examples; None where it is not to be kept."""
+    if not line.recipe.training.cache_frozen_layers:
+        return None
+    return session.boundary(
+        line.name,
+        examples,
+        every_answer=every_answer,
+        notice=lambda message: tell(line.notify, message),
+        progress=counter(line.notify, "frozen", what, len(examples)),
+    )
