@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.errors import BenchmarkError
 from benchmarks.job import Job, Result
 from benchmarks.peers import OURS, Peer
+from pefttune.environment import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 LAST_LINES = 12
@@ -20,6 +21,8 @@ LAST_LINES = 12
 # step. pefttune keeps it when it loads a base; the peers get the same by glibc's variables, so that it is no merit.
 KEPT_BYTES = str(1 << 30)
 KEEP_FREED = {"MALLOC_MMAP_THRESHOLD_": KEPT_BYTES, "MALLOC_TRIM_THRESHOLD_": KEPT_BYTES}
+# For everybody: with OpenMP's own setting, whoever is interrupted by another process loses several-fold.
+WAITING = {"GOMP_SPINCOUNT": SETTINGS["GOMP_SPINCOUNT"]}
 
 
 def run_program(peer: Peer, job: Job, python: str | None = None, cuda: bool = False, keep_freed: bool = True) -> Result:
@@ -67,7 +70,7 @@ def environment(threads: int, cuda: bool, keep_freed: bool) -> dict[str, str]:
     }
     device = {} if cuda else {"CUDA_VISIBLE_DEVICES": ""}
     kept = KEEP_FREED if keep_freed else {}
-    return {**os.environ, "PYTHONPATH": str(ROOT), **pinned, **quiet, **device, **kept}
+    return {**WAITING, **os.environ, "PYTHONPATH": str(ROOT), **pinned, **quiet, **device, **kept}
 
 
 def _failure(peer: Peer, code: int, output: str) -> str:

@@ -15,6 +15,8 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from pefttune import environment
+
 if TYPE_CHECKING:
     from pefttune.errors import PefttuneError
     from pefttune.inference import Session, open_session
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PefttuneError", "Prediction", "Recipe", "Run", "Session", "evaluate", "load_recipe", "open_session", "run"]
 __version__ = importlib.metadata.version("pefttune")
+
+environment.prepare()
 
 _ROOMS = {
     "PefttuneError": "errors",

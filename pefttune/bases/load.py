@@ -72,6 +72,8 @@ def load(config: schema.Base, origin: str | None = None) -> Base:
     tokenizer = _load_tokenizer(located.folder)
     model = _load_model(located.folder, _quantization(config, dtype), dtype, device)
     model.eval().requires_grad_(False)
+    if device.type == "cpu":
+        _let_go_of_file(model)
     dense = dequantize_if_room(model, dtype, device)
     if not dense:
         _keep_canonical_layout(model)
@@ -113,6 +115,14 @@ def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: tor
         raise BaseError(f"{folder}: the model cannot be loaded: {_first_line(error)}") from None
     check_complete(folder, model, info)
     return model
+
+
+def _let_go_of_file(model: nn.Module) -> None:
+    """Copy what is still a view of the mapped weight file: whoever changes that file would change the base, whoever
+    shortens it would end this process, and pages read to quantize them would count as memory of it."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():  # what is quantized was computed, and is not in the file
+            tensor.data = tensor.data.clone()
 
 
 def _quantization(config: schema.Base, dtype: torch.dtype) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
@@ -34,6 +36,13 @@ def test_every_quantization_loads_frozen(base_of: Any, no_room: None, quantizati
     with torch.no_grad():
         logits = base.model(torch.arange(8)[None]).logits
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_the_weight_file_is_let_go(base_of: Any, quantization: str) -> None:
+    base = base_of(quantization=quantization)  # in the dtype of the file, which needs no copy of its own
+    assert str(base.located.folder / "model.safetensors") not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
