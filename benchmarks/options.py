@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.peers import PEERS
 from pefttune.errors import PefttuneError
 
-PeerName = Annotated[str, typer.Option(help="trl, trl-best, trainer, trainer-grouped or unsloth.")]
+PeerName = Annotated[str, typer.Option(help=f"{', '.join(PEERS)}.")]
 PeerPython = Annotated[str | None, typer.Option(help="Python of the peer's own environment.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="File for everything that was found.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Pairs of fresh processes.")]

@@ -85,7 +85,8 @@ def describe(job: Job, results: Sequence[Result], rate: float) -> dict[str, Any]
         "needed_tokens_per_step": sum(need.tokens for need in needs) / len(timed),
         "labelled_per_step": sum(need.labelled for need in needs) / len(timed),
         "pad_factor": positions / real,
-        "share_of_gemm_ceiling": flops / seconds / rate,
+        # what a cache holds is not computed, so the operations that the loss needs are not those of a whole pass
+        "share_of_gemm_ceiling": None if job.settings.get("cached") else flops / seconds / rate,
         "peak_mib": median(result.peak_mib for result in results),
         "runs": [asdict(result) for result in results],
     }
@@ -120,7 +121,7 @@ def show(report: dict[str, Any]) -> None:
     """The table, and the ratio below it."""
     columns = [header for header, _ in COLUMNS.values()]
     rows = [
-        [name, *(format(side[key], style) for key, (_, style) in COLUMNS.items())]
+        [name, *("–" if side[key] is None else format(side[key], style) for key, (_, style) in COLUMNS.items())]
         for name, side in report["sides"].items()
     ]
     grid(f"{report['workload']}: pefttune and {report['peer']}", ["", *columns], rows)

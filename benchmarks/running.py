@@ -50,8 +50,15 @@ def run_program(peer: Peer, job: Job, python: str | None = None, cuda: bool = Fa
 
 
 def alternate(ours: Callable[[], Result], peer: Callable[[], Result], rounds: int) -> list[tuple[Result, Result]]:
-    """Ours, peer, ours, peer, …: pairs that saw the same machine."""
-    return [(ours(), peer()) for _ in range(rounds)]
+    """Ours, peer, peer, ours, ours, peer, …: pairs that saw the same machine, neither side always the first."""
+    pairs = []
+    for number in range(rounds):
+        if number % 2:
+            theirs, mine = peer(), ours()
+        else:
+            mine, theirs = ours(), peer()
+        pairs.append((mine, theirs))
+    return pairs
 
 
 def ours(job: Job, cuda: bool = False) -> Result:

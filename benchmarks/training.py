@@ -28,7 +28,7 @@ from benchmarks.running import run_program
 
 
 def main(
-    workload: Annotated[str, typer.Argument(help="sst2, film, scitldr, chat or head.")],
+    workload: Annotated[str, typer.Argument(help=f"{', '.join(workloads.WORKLOADS)}.")],
     peer: PeerName = "trl",
     json_file: JsonFile = None,
     peer_python: PeerPython = None,

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from pefttune.errors import NonFiniteError, TrainingError
 
 
-def check_finite(step: int, loss: float, gradient_norm: float, origins: Sequence[str]) -> None:
+def check_finite(name: str, step: int, loss: float, gradient_norm: float, origins: Sequence[str]) -> None:
     """Raise NonFiniteError before the update when the loss or the gradient norm is NaN or infinite."""
     if math.isfinite(loss) and math.isfinite(gradient_norm):
         return
     shown = ", ".join(origins[:5]) + (f" and {len(origins) - 5} more" if len(origins) > 5 else "")
     raise NonFiniteError(
-        f"step {step}: the loss is {loss} and the gradient norm {gradient_norm}; nothing was updated. Rows of this "
-        f"step: {shown}. A lower training.learning_rate or base.dtype=float32 usually mends it"
+        f"{name}, step {step}: the loss is {loss} and the gradient norm {gradient_norm}; nothing was updated. "
+        f"Rows of this step: {shown}. A lower training.learning_rate or base.dtype=float32 usually mends it"
     )
 
 

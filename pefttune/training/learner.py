@@ -124,7 +124,7 @@ class Learner:
         step = len(self.log.steps) + 1
         whole, work = self._flat.whole, self._work
         norm = float(nn.utils.clip_grad_norm_([whole], work.config.max_grad_norm or math.inf))
-        check_finite(step, self._loss, norm, work.origins([i for indices in self._rows for i in indices]))
+        check_finite(work.name, step, self._loss, norm, work.origins([i for indices in self._rows for i in indices]))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=False)
         record = {

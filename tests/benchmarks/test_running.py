@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import peers, running, workloads
 from benchmarks.errors import BenchmarkError
-from benchmarks.job import BaseChoice, Example, Job
+from benchmarks.job import BaseChoice, Example, Job, Result
 
 JOB = Job("sst2", BaseChoice("nowhere"), [Example([1], [[2]], 0)], [[0]], threads=3)
 PROGRAMS = Path(running.__file__).parent / "programs"
@@ -75,6 +75,18 @@ def test_scoring_loads_no_trainer() -> None:
     told = running.environment(1, cuda=False, keep_freed=False)
     done = subprocess.run([sys.executable, "-c", script], env=told, stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "False\n"  # its modules would count as the scorer's memory
+
+
+def test_neither_side_is_always_the_first() -> None:
+    order: list[str] = []
+
+    def side(name: str) -> Result:
+        order.append(name)
+        return Result([float(len(order))], 0.0, 0.0, {})
+
+    pairs = running.alternate(lambda: side("ours"), lambda: side("peer"), rounds=3)
+    assert order == ["ours", "peer", "peer", "ours", "ours", "peer"]
+    assert [(*mine.seconds, *theirs.seconds) for mine, theirs in pairs] == [(1.0, 2.0), (4.0, 3.0), (5.0, 6.0)]
 
 
 def test_every_peer_has_its_program() -> None:

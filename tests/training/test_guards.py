@@ -27,7 +27,7 @@ def spoiled(toy: Any, at_step: int, spoil: Any) -> Tensor:
     toy.loss = loss
     with pytest.raises(NonFiniteError) as raised:
         toy.fit(max_steps=8)
-    assert str(raised.value).startswith(f"step {at_step}: the loss is ")
+    assert str(raised.value).startswith(f"toy, step {at_step}: the loss is ")
     assert f"Rows of this step: rows.csv:{at_step - 1}." in str(raised.value)
     assert "nothing was updated" in str(raised.value)
     (weights,) = kept
@@ -61,6 +61,6 @@ def test_one_bad_micro_batch_spoils_its_whole_step(toy: Any) -> None:
 
 
 def test_a_few_rows_are_named_and_the_others_counted() -> None:
-    check_finite(1, 0.5, 1e30, [])
+    check_finite("film", 1, 0.5, 1e30, [])
     with pytest.raises(NonFiniteError, match=r"Rows of this step: 0, 1, 2, 3, 4 and 3 more\. A lower"):
-        check_finite(1, 0.5, math.inf, list("01234567"))
+        check_finite("film", 1, 0.5, math.inf, list("01234567"))
