@@ -29,8 +29,9 @@ class Goal:
 def run(job: Job, judged: Job, name: str, peer: Program, goal: Goal, rounds: int) -> dict[str, Any]:
     """Both train on the same steps, each saves its adapter every few; evaluation and saving are not timed."""
     tries = []
-    for _ in range(rounds):
-        pair = {who: _train(job, judged, side, goal) for who, side in (("pefttune", ours), (name, peer))}
+    sides: list[tuple[str, Program]] = [("pefttune", ours), (name, peer)]
+    for number in range(rounds):
+        pair = {who: _train(job, judged, side, goal) for who, side in (sides[::-1] if number % 2 else sides)}
         check_same_start(*(found.pop("result") for found in pair.values()))
         tries.append(pair)
     return {**report.heading(job), "peer": name, "goal": goal.accuracy, "rounds": tries}

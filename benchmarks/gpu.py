@@ -87,7 +87,7 @@ def on_shape(job: Job, shape: str, folder: Path) -> Job:
 
 def main(
     shape: Annotated[str, typer.Argument(help=f"{', '.join(SHAPES)}.")],
-    workload: Annotated[str, typer.Argument(help="sst2, film, scitldr, chat or head.")] = "sst2",
+    workload: Annotated[str, typer.Argument(help=f"{', '.join(workloads.WORKLOADS)}.")] = "sst2",
     peer: PeerName = "trl",
     json_file: JsonFile = None,
     peer_python: PeerPython = None,

@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.comparing import check_same_start, ratio, seconds_per_step
 from benchmarks.job import Job, Result
-from benchmarks.peers import Peer
+from benchmarks.peers import OURS, Peer
 from benchmarks.running import ROOT, alternate, ours, run_program
 
 out = Console(width=150)
@@ -41,8 +41,8 @@ def compare(
         "keep_freed_memory": keep_freed,
         "gemm_flops_per_second": rate,
         "sides": {
-            "pefttune": describe(job, [mine for mine, _ in pairs], rate),
-            name: describe(job, [theirs for _, theirs in pairs], rate),
+            "pefttune": describe(job, OURS, [mine for mine, _ in pairs], rate),
+            name: describe(job, peer, [theirs for _, theirs in pairs], rate),
         },
         "ratio": asdict(
             ratio(
@@ -67,7 +67,7 @@ def heading(job: Job, cuda: bool = False) -> dict[str, Any]:
     }
 
 
-def describe(job: Job, results: Sequence[Result], rate: float) -> dict[str, Any]:
+def describe(job: Job, side: Peer, results: Sequence[Result], rate: float) -> dict[str, Any]:
     """One side: medians over its runs, and the runs."""
     timed = range(job.warmup, len(job.steps))
     examples = [job.examples_of(step) for step in timed]
@@ -76,6 +76,7 @@ def describe(job: Job, results: Sequence[Result], rate: float) -> dict[str, Any]
     flops = sum(machine.needed_flops(shape, job.lora, need, job.classes) for need in needs) / len(timed)
     real = sum(len(example) for step in examples for example in step) / len(timed)
     seconds = median(seconds_per_step(result, job.warmup) for result in results)
+    cached = side.program == OURS.program and {**job.settings, **side.settings}.get("cached")
     positions = sum(results[0].positions[job.warmup : len(job.steps)]) / len(timed)
     return {
         "seconds_per_step": seconds,
@@ -86,7 +87,7 @@ def describe(job: Job, results: Sequence[Result], rate: float) -> dict[str, Any]
         "labelled_per_step": sum(need.labelled for need in needs) / len(timed),
         "pad_factor": positions / real,
         # what a cache holds is not computed, so the operations that the loss needs are not those of a whole pass
-        "share_of_gemm_ceiling": None if job.settings.get("cached") else flops / seconds / rate,
+        "share_of_gemm_ceiling": None if cached else flops / seconds / rate,
         "peak_mib": median(result.peak_mib for result in results),
         "runs": [asdict(result) for result in results],
     }

@@ -21,8 +21,6 @@ LAST_LINES = 12
 # step. pefttune keeps it when it loads a base; the peers get the same by glibc's variables, so that it is no merit.
 KEPT_BYTES = str(1 << 30)
 KEEP_FREED = {"MALLOC_MMAP_THRESHOLD_": KEPT_BYTES, "MALLOC_TRIM_THRESHOLD_": KEPT_BYTES}
-# For everybody: with OpenMP's own setting, whoever is interrupted by another process loses several-fold.
-WAITING = {"GOMP_SPINCOUNT": SETTINGS["GOMP_SPINCOUNT"]}
 
 
 def run_program(peer: Peer, job: Job, python: str | None = None, cuda: bool = False, keep_freed: bool = True) -> Result:
@@ -67,7 +65,8 @@ def ours(job: Job, cuda: bool = False) -> Result:
 
 
 def environment(threads: int, cuda: bool, keep_freed: bool) -> dict[str, str]:
-    """The environment of a program: pinned threads, no network, no GPU unless asked for."""
+    """The environment of a program: pinned threads, no network, no GPU unless asked for. What pefttune sets for the
+    libraries under torch is set for everybody, so that it is no merit either."""
     pinned = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     quiet = {
         "HF_HUB_OFFLINE": "1",
@@ -77,7 +76,7 @@ def environment(threads: int, cuda: bool, keep_freed: bool) -> dict[str, str]:
     }
     device = {} if cuda else {"CUDA_VISIBLE_DEVICES": ""}
     kept = KEEP_FREED if keep_freed else {}
-    return {**WAITING, **os.environ, "PYTHONPATH": str(ROOT), **pinned, **quiet, **device, **kept}
+    return {**SETTINGS, **os.environ, "PYTHONPATH": str(ROOT), **pinned, **quiet, **device, **kept}
 
 
 def _failure(peer: Peer, code: int, output: str) -> str:

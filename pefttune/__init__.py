@@ -6,7 +6,8 @@
     for prediction in session.predict(["A gem.", "Two hours I will not get back."]):
         print(prediction.label, prediction.confidence)
 
-Names are imported when they are first used, so `import pefttune` is instant.
+Names are imported when they are first used, so `import pefttune` is instant. It sets what the libraries under torch
+read from the environment (`pefttune.environment`), so import it before torch.
 """
 
 from __future__ import annotations

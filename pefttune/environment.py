@@ -1,4 +1,5 @@
-"""What the libraries under torch read from the environment when they are loaded, set to what training needs."""
+"""What the libraries under torch read from the environment when they are loaded or first used, set to what training
+needs. docs/LOG.md has the figures."""
 
 from __future__ import annotations
 
@@ -13,9 +14,12 @@ SETTINGS = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     "LRU_CACHE_CAPACITY": "128",
 }
+# Other names by which a user may have said the same.
+ALSO = {"GOMP_SPINCOUNT": "OMP_WAIT_POLICY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "DNNL_PRIMITIVE_CACHE_CAPACITY"}
 
 
 def prepare() -> None:
-    """Set what the user has not set; without effect on a library that is loaded already (docs/LOG.md has figures)."""
+    """Set what the user has not set. OpenMP reads its setting when torch is loaded, and not again."""
     for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+        if ALSO.get(name, name) not in os.environ:
+            os.environ.setdefault(name, value)

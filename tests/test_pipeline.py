@@ -292,7 +292,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_rows(
     quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Session, "loss", lambda self, name, batch: torch.tensor(float("nan"), requires_grad=True))
-    with pytest.raises(NonFiniteError, match=r", step 1: the loss is nan .* Rows of this step: reviews\.jsonl:\d+, "):
+    with pytest.raises(
+        NonFiniteError, match=r"^tiny, step 1: the loss is nan .* Rows of this step: reviews\.jsonl:\d+, "
+    ):
         pipeline.run(quick())
     assert stored(tmp_path) == []
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from pefttune import evaluation, pipeline, store
-from pefttune.errors import RecipeError, StorageError, VerificationError
-from pefttune.inference import open_session
+from pefttune.errors import NonFiniteError, RecipeError, StorageError, VerificationError
+from pefttune.inference import Session, open_session
 from pefttune.methods import weights
 
 QUICK = {"training.max_steps": 4, "training.eval_steps": 2, "evaluation.bootstrap_samples": 100}
@@ -115,6 +115,20 @@ def test_recipes_that_do_not_fit_together_are_refused_before_anything_is_done(
     assert events == []
     assert not (tmp_path / "adapters").exists()
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_recipe_whose_loss_is_not_finite_is_named(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Session.losses
+
+    def spoiled(session: Session, batches: Any) -> list[torch.Tensor]:
+        losses = honest(session, batches)
+        return [
+            loss * (float("nan") if name == "other" else 1) for (name, _), loss in zip(batches, losses, strict=True)
+        ]
+
+    monkeypatch.setattr(Session, "losses", spoiled)
+    with pytest.raises(NonFiniteError, match=r"^other, step 1: the loss is nan"):
+        pipeline.run_together([quick(), quick(HEAD)])
 
 
 def test_where_one_was_saved_wrong_none_is_stored(quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

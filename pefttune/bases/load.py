@@ -73,7 +73,7 @@ def load(config: schema.Base, origin: str | None = None) -> Base:
     model = _load_model(located.folder, _quantization(config, dtype), dtype, device)
     model.eval().requires_grad_(False)
     if device.type == "cpu":
-        _let_go_of_file(model)
+        let_go_of_file(model)
     dense = dequantize_if_room(model, dtype, device)
     if not dense:
         _keep_canonical_layout(model)
@@ -117,11 +117,12 @@ def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: tor
     return model
 
 
-def _let_go_of_file(model: nn.Module) -> None:
-    """Copy what is still a view of the mapped weight file: whoever changes that file would change the base, whoever
-    shortens it would end this process, and pages read to quantize them would count as memory of it."""
+def let_go_of_file(model: nn.Module) -> None:
+    """Copy every tensor that is not quantized, for it may be a view of the mapped weight file: whoever changes that
+    file would change the base, whoever shortens it would end this process, and pages read only to quantize them would
+    count as memory of it."""
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():  # what is quantized was computed, and is not in the file
+        if getattr(tensor, "quant_state", None) is None and getattr(tensor, "SCB", None) is None:
             tensor.data = tensor.data.clone()
 
 

@@ -51,7 +51,8 @@ def run_together(recipes: Sequence[Recipe], notify: Notify = lambda event: None)
     check_together(recipes)
     lines = [begin(recipe, notify, named=len(recipes) > 1) for recipe in recipes]
     session = _opened(lines)
-    trained = [_compared(session, line, *fitted) for line, fitted in zip(lines, fit(session, lines), strict=True)]
+    fitted = fit(session, lines)
+    trained = [_compared(session, line, *each) for line, each in zip(lines, fitted, strict=True)]
     del session  # the proof needs room for a fresh base
     gc.collect()
     folders = save(trained)

@@ -30,8 +30,8 @@ class MovementGuard:
 
     STEPS_TO_MOVE = 2
 
-    def __init__(self, trainable: Mapping[str, nn.Parameter]) -> None:
-        self._trainable = trainable
+    def __init__(self, name: str, trainable: Mapping[str, nn.Parameter]) -> None:
+        self._name, self._trainable = name, trainable
         self._start: dict[str, Tensor] | None = {key: tensor.detach().clone() for key, tensor in trainable.items()}
 
     def after_step(self, step: int) -> None:
@@ -41,8 +41,8 @@ class MovementGuard:
             self._start = None
             if still:
                 raise TrainingError(
-                    f"after {step} steps {len(still)} of {len(self._trainable)} trainable tensors have not moved "
-                    f"({', '.join(still[:3])} …): no gradient reaches them, so they would never learn"
+                    f"{self._name}: after {step} steps {len(still)} of {len(self._trainable)} trainable tensors have "
+                    f"not moved ({', '.join(still[:3])} …): no gradient reaches them, so they would never learn"
                 )
 
 

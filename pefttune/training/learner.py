@@ -94,7 +94,7 @@ class Learner:
         self._schedule = _schedule(config, self._optimizer.optimizer, self._total)
         self._steps = itertools.islice(_endless(work), self._total)
         self._best = Best(work.run_folder, work.primary)
-        self._guard = MovementGuard(work.trainable)
+        self._guard = MovementGuard(work.name, work.trainable)
         self.log = TrainingLog()
         self.done = False
         work.train_mode(True)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+from pefttune.bases.load import let_go_of_file
 from pefttune.bases.machine import choose_device, choose_dtype
 from pefttune.errors import BaseError
 from pefttune.recipe import schema
@@ -43,6 +44,15 @@ def test_every_quantization_loads_frozen(base_of: Any, no_room: None, quantizati
 def test_the_weight_file_is_let_go(base_of: Any, quantization: str) -> None:
     base = base_of(quantization=quantization)  # in the dtype of the file, which needs no copy of its own
     assert str(base.located.folder / "model.safetensors") not in Path("/proc/self/maps").read_text()
+
+
+def test_whole_numbers_of_the_weight_file_are_let_go_too(tmp_path: Path) -> None:
+    (tmp_path / "mapped").write_bytes(bytes(64))
+    model = torch.nn.Module()
+    model.register_buffer("places", torch.from_file(str(tmp_path / "mapped"), shared=True, size=8, dtype=torch.int64))
+    let_go_of_file(model)
+    (tmp_path / "mapped").write_bytes(bytes([1] * 64))
+    assert not model.places.any()
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)

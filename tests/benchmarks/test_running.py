@@ -12,6 +12,7 @@ import pytest
 from benchmarks import peers, running, workloads
 from benchmarks.errors import BenchmarkError
 from benchmarks.job import BaseChoice, Example, Job, Result
+from pefttune.environment import SETTINGS
 
 JOB = Job("sst2", BaseChoice("nowhere"), [Example([1], [[2]], 0)], [[0]], threads=3)
 PROGRAMS = Path(running.__file__).parent / "programs"
@@ -20,6 +21,7 @@ PROGRAMS = Path(running.__file__).parent / "programs"
 def test_threads_are_pinned_and_the_network_is_shut() -> None:
     told = running.environment(3, cuda=False, keep_freed=False)
     assert told["OMP_NUM_THREADS"] == told["MKL_NUM_THREADS"] == "3"
+    assert told.items() >= SETTINGS.items()
     assert (told["HF_HUB_OFFLINE"], told["CUDA_VISIBLE_DEVICES"]) == ("1", "")
     assert not set(running.KEEP_FREED) & set(told)
     assert set(running.KEEP_FREED) <= set(running.environment(3, cuda=False, keep_freed=True))

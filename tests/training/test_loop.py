@@ -176,7 +176,7 @@ def test_modules_learn_in_training_and_rest_in_evaluation(toy: Any) -> None:
 def test_two_tensors_of_which_one_has_no_gradient_are_told_by_name(toy: Any) -> None:
     toy.trainable["idle"] = nn.Parameter(torch.zeros(2))
     toy.loss = lambda batch: (toy.trainable["w"] - 1).pow(2).sum()
-    with pytest.raises(TrainingError, match=r"after 2 steps 1 of 2 trainable tensors have not moved \(idle"):
+    with pytest.raises(TrainingError, match=r"^toy: after 2 steps 1 of 2 trainable tensors have not moved \(idle"):
         toy.fit(max_steps=8)
     assert len(toy.of("step")) == 1
 
