@@ -76,7 +76,8 @@ def test_frozen_names_every_parameter_and_what_quantization_keeps_beside(base_of
     base = base_of(quantization="nf4")
     name = "model.layers.0.mlp.up_proj.weight"
     assert {f"{name}.absmax", f"{name}.quant_map", f"{name}.nested_absmax"} <= base.frozen.keys()
-    assert dict(base.model.named_parameters()).keys() <= base.frozen.keys()
+    tensors = (*base.model.named_parameters(), *base.model.named_buffers())
+    assert dict(tensors).keys() <= base.frozen.keys()
     assert base.weight_bytes < base_of().weight_bytes
 
 

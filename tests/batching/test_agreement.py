@@ -126,18 +126,28 @@ def test_a_model_that_takes_no_mask_is_told(model_of: Any) -> None:
         is_causal(model)
 
 
-def test_a_leak_is_found_also_where_it_is_small(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leak_is_found_where_the_distance_would_pass_for_rounding(model_of: Any) -> None:
+    model = model_of("Llama").bfloat16()
+    prepare(model)
+
+    def leak(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        so_far = output.cumsum(1) / torch.arange(1, output.shape[1] + 1)[:, None]  # as a recurrent layer's state
+        return (output + 0.2 * so_far).to(output.dtype)
+
+    with model.model.layers[0].register_forward_hook(leak):
+        assert disagreement(model, EXAMPLES, 0, causal=True) == "one example changes what comes of another"
+    assert disagreement(model, EXAMPLES, 0, causal=True) is None
+
+
+def test_a_window_that_is_not_kept_is_found(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from pefttune.batching.layout import Layout
 
-    model = model_of("Llama")
-    prepare(model)
     honest = Layout._sees
-    # Everybody sees the first row of the batch.
     monkeypatch.setattr(Layout, "_sees", lambda self, queries, keys, window: honest(self, queries, keys, None))
-    assert disagreement(model, EXAMPLES, 0, causal=True) is None
-    windowed = model_of("Mistral")
-    prepare(windowed)
-    assert disagreement(windowed, EXAMPLES, 0, causal=True) is not None, "a window that is not kept goes unseen"
+    for kind, is_read in (("Llama", True), ("Mistral", False)):
+        model = model_of(kind)
+        prepare(model)
+        assert (disagreement(model, EXAMPLES, 0, causal=True) is None) == is_read
 
 
 def test_a_base_is_asked_once(base_of: Any, adapted: Any, examples_of: Any, ragged: Any, monkeypatch: Any) -> None:
