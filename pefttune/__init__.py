@@ -7,7 +7,7 @@
         print(prediction.label, prediction.confidence)
 
 Names are imported when they are first used, so `import pefttune` is instant. It sets what the libraries under torch
-read from the environment (`pefttune.environment`), so import it before torch.
+read from the environment (`pefttune.environment`), so import it before torch computes anything.
 """
 
 from __future__ import annotations

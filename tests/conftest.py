@@ -12,8 +12,6 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB
 
 import pytest
 
-import pefttune  # noqa: F401 (before torch, whose threads it tells how long to wait for one another)
-
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"

@@ -1,4 +1,4 @@
-"""Settings of the libraries under torch are made before torch is loaded, and the user's own are left."""
+"""Settings of the libraries under torch are made before it can compute anything, and the user's own are left."""
 
 from __future__ import annotations
 
