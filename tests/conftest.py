@@ -137,7 +137,7 @@ def recipe_of(tiny: Path, tmp_path: Path) -> Any:
     def make(changes: dict[str, Any] | None = None) -> Any:
         return load_recipe(path, [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()])
 
-    make.path = path  # type: ignore[attr-defined]
+    make.path = path
     return make
 
 

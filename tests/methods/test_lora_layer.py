@@ -13,7 +13,7 @@ from pefttune import methods
 from pefttune.methods.lora_layer import Acting, LoraLinear, LowRankLinear, LowRankUpdate
 from pefttune.recipe import schema
 
-I, O, R = 6, 5, 12  # noqa: E741
+I, O, R = 6, 5, 12  # noqa: E741 (the letters of the shapes in lora_layer.py)
 UPDATES = {
     "one": [(slice(None), 2.0, 3)],
     "two on their rows": [(slice(0, 7), 0.5, 2), (slice(7, 12), 2.0, 4)],
@@ -97,8 +97,8 @@ def test_in_bfloat16_masters_and_their_gradients_are_float32(dropout: float) -> 
     assert out.dtype == torch.bfloat16
     out.sum().backward()
     for weight in (layer.lora_A["s"], layer.lora_B["s"]):
-        assert weight.dtype == weight.grad.dtype == torch.float32  # type: ignore[union-attr]
-        assert weight.grad.any()  # type: ignore[union-attr]
+        assert weight.dtype == weight.grad.dtype == torch.float32
+        assert weight.grad.any()
 
 
 def layer_with(*slots: str, dropout: float = 0.0) -> tuple[LoraLinear, list[Acting]]:

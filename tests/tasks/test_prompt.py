@@ -207,7 +207,7 @@ def test_labels_with_the_same_tokens_are_refused() -> None:
 
 def test_a_tokenizer_without_end_is_told() -> None:
     endless = BeginningTokenizer()
-    endless.eos_token_id = None  # type: ignore[assignment]
+    endless.eos_token_id = None
     with pytest.raises(BaseError, match="no end-of-sequence token"):
         encoded(endless, "film")
 

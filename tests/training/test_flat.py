@@ -51,7 +51,7 @@ def test_a_step_on_the_whole_is_a_step_on_each() -> None:
     for _ in range(3):
         for trainable, optimizer in ((ours, one), (theirs, many)):
             optimizer.zero_grad(set_to_none=False)
-            sum((parameter - 1).pow(2).sum() for parameter in trainable.values()).backward()  # type: ignore[union-attr]
+            sum((parameter - 1).pow(2).sum() for parameter in trainable.values()).backward()
             optimizer.step()
     for key, parameter in ours.items():
         # The same operations on each number, vectorised over other lengths: float32's last bit at most.

@@ -202,7 +202,7 @@ def test_a_base_that_reads_padded_batches_trains_one_by_one(train: Any) -> None:
 def test_passes_hold_each_work_once_and_no_more_than_they_may() -> None:
     batches = [("a", 5), ("a", 5), ("b", 3), ("c", 3), ("d", 9), ("e", 20), ("f", 1)]
     made = [(name, SimpleNamespace(n_tokens=tokens)) for name, tokens in batches]
-    passes = [[(name, batch.n_tokens) for name, batch in together] for together in _passes(made, 10)]  # type: ignore[arg-type]
+    passes = [[(name, batch.n_tokens) for name, batch in together] for together in _passes(made, 10)]
     assert passes == [[("a", 5)], [("a", 5), ("b", 3)], [("c", 3)], [("d", 9)], [("e", 20)], [("f", 1)]]
 
 
