@@ -17,13 +17,23 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-TINY = {
+TINY: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+}
+# What an architecture needs told besides.
+WINDOWS = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
+KINDS: dict[str, dict[str, Any]] = {
+    "Mistral": {"sliding_window": 5},
+    "Gemma3Text": {"head_dim": 8, **WINDOWS},
+    "Bert": {"num_key_value_heads": 4},
 }
 
 
@@ -94,8 +104,7 @@ def write_model(folder: Path, template: str | None = TEMPLATE, seed: int = 0, **
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = write_tokenizer(folder, template)
     torch.manual_seed(seed)
-    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **ids, **{**TINY, **changes}))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **{**TINY, **changes}))
     model.save_pretrained(folder)
     return folder
 
@@ -161,6 +170,24 @@ def new_tokenizer() -> Any:
 def new_reviews() -> Any:
     """`write_reviews`."""
     return write_reviews
+
+
+@pytest.fixture(scope="session")
+def model_of() -> Any:
+    """A frozen random model: `model_of("Qwen3")`, `model_of("Mistral", sliding_window=4)`."""
+    import torch
+    import transformers
+
+    def make(kind: str, **changes: Any) -> Any:
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{kind}Config")(**{"vocab_size": 261, **TINY, **KINDS.get(kind, {}), **changes})
+        model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:  # fresh weights are so small that every model looks alike
+                parameter.data.normal_(std=0.2)
+        return model
+
+    return make
 
 
 @pytest.fixture

@@ -7,39 +7,32 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import nn
 
 from pefttune.bases.lean import LeanGatedMLP, LeanRMSNorm, make_lean
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
 # How many norms and MLPs of two layers are replaced.
 KINDS = {"Llama": (5, 2), "Mistral": (5, 2), "Qwen2": (5, 2), "Qwen3": (9, 2), "Olmo2": (0, 2), "Gemma2": (0, 0)}
 KINDS |= {"Gemma3Text": (0, 0), "Cohere": (0, 2), "GPTNeoX": (0, 0)}
 
 
-def model_of(kind: str, dtype: torch.dtype = torch.float32) -> Any:
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(**SMALL)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.3)  # norms too: a weight of 1 hides what is done with it
-    return model.to(dtype)
+@pytest.fixture
+def random_of(model_of: Any) -> Any:
+    """`model_of`, norms random too: a weight of 1 hides what is done with it."""
+
+    def make(kind: str, dtype: torch.dtype = torch.float32) -> Any:
+        model = model_of(kind, head_dim=8)
+        for parameter in model.parameters():
+            parameter.data.normal_(std=0.3)
+        return model.to(dtype)
+
+    return make
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_lean_model_gives_the_same_bits(kind: str, dtype: torch.dtype) -> None:
-    model = model_of(kind, dtype)
+def test_a_lean_model_gives_the_same_bits(random_of: Any, kind: str, dtype: torch.dtype) -> None:
+    model = random_of(kind, dtype)
     ids = torch.arange(3, 20)[None]
     with torch.no_grad():
         before = model(ids).logits
@@ -56,16 +49,16 @@ def test_a_lean_model_gives_the_same_bits(kind: str, dtype: torch.dtype) -> None
     assert make_lean(copy.deepcopy(model)) <= norms + gates  # harmless a second time
 
 
-def test_gemmas_norm_which_adds_one_to_its_weight_is_left_alone() -> None:
-    model = model_of("Gemma2")
+def test_gemmas_norm_which_adds_one_to_its_weight_is_left_alone(random_of: Any) -> None:
+    model = random_of("Gemma2")
     kinds = {type(module) for module in model.modules()}
     make_lean(model)
     assert {type(module) for module in model.modules()} == kinds
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradients_are_autograds(dtype: torch.dtype) -> None:
-    plain, lean = model_of("Llama", dtype), model_of("Llama", dtype)
+def test_gradients_are_autograds(random_of: Any, dtype: torch.dtype) -> None:
+    plain, lean = random_of("Llama", dtype), random_of("Llama", dtype)
     make_lean(lean)
     for path in ("model.norm", "model.layers.0.mlp", "model.layers.1.input_layernorm"):
         torch.manual_seed(1)
@@ -82,8 +75,8 @@ def test_gradients_are_autograds(dtype: torch.dtype) -> None:
         assert difference <= tolerance * size, path
 
 
-def test_a_whole_models_gradient_is_autograds() -> None:
-    plain, lean = model_of("Llama"), model_of("Llama")
+def test_a_whole_models_gradient_is_autograds(random_of: Any) -> None:
+    plain, lean = random_of("Llama"), random_of("Llama")
     make_lean(lean)
     gradients = []
     for model in (plain, lean):

@@ -33,9 +33,7 @@ GET_PADDED: dict[str, dict[str, Any]] = {
     "Bloom": {"n_head": 4, "n_layer": 2},  # ALiBi
     "Falcon": {"alibi": True},
     "StableLm": {},  # drops what it is not asked for, the layout too
-}
-# Attention that SDPA does not know: capped scores, sinks.
-OF_THEIR_OWN: dict[str, dict[str, Any]] = {
+    # Attention that SDPA does not know: sinks, capped scores.
     "GptOss": {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 4},
     "Gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0, "sliding_window": 4},
 }
@@ -57,19 +55,10 @@ def test_others_get_padded_batches(model_of: Any, kind: str) -> None:
     assert disagreement(model, EXAMPLES, 0, causal=True) is not None
 
 
-@pytest.mark.parametrize("kind", OF_THEIR_OWN)
-def test_a_model_with_attention_of_its_own_gets_padded_batches(model_of: Any, kind: str) -> None:
-    model = model_of(kind, **OF_THEIR_OWN[kind])
-    prepare(model)
-    assert is_causal(model)
-    assert disagreement(model, EXAMPLES, 0, causal=True) is not None
-
-
-@pytest.mark.parametrize("kind", [*READ_RAGGED, *GET_PADDED, *OF_THEIR_OWN])
+@pytest.mark.parametrize("kind", [*READ_RAGGED, *GET_PADDED])
 @torch.no_grad()
 def test_a_prepared_model_computes_what_it_did(model_of: Any, kind: str) -> None:
-    changes = {**READ_RAGGED, **GET_PADDED, **OF_THEIR_OWN}[kind]
-    model, ids = model_of(kind, **changes), torch.arange(5, 45)[None]
+    model, ids = model_of(kind, **(READ_RAGGED | GET_PADDED)[kind]), torch.arange(5, 45)[None]
     for name, parameter in model.named_parameters():
         if "sinks" in name:
             parameter.data.normal_()

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 
 from pefttune.batching import (
@@ -22,32 +21,12 @@ from pefttune.batching import (
 from pefttune.batching.forward import TargetLogLikelihood
 from pefttune.data import Example
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-}
 BENT = {  # these do something to the logits after their output layer
-    "gemma2": (transformers.Gemma2ForCausalLM, transformers.Gemma2Config(**SMALL, head_dim=8, query_pre_attn_scalar=8)),
-    "cohere": (transformers.CohereForCausalLM, transformers.CohereConfig(**SMALL, logit_scale=0.25)),
-    "granite": (transformers.GraniteForCausalLM, transformers.GraniteConfig(**SMALL, logits_scaling=4.0)),
+    "Gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8},
+    "Cohere": {"logit_scale": 0.25},
+    "Granite": {"logits_scaling": 4.0},
 }
-STRAIGHT = {
-    "llama": (transformers.LlamaForCausalLM, transformers.LlamaConfig(**SMALL)),
-    "qwen2": (transformers.Qwen2ForCausalLM, transformers.Qwen2Config(**SMALL)),
-    "gpt_neox": (transformers.GPTNeoXForCausalLM, transformers.GPTNeoXConfig(**SMALL)),
-}
-
-
-def made(kind: tuple[Any, Any]) -> Any:
-    torch.manual_seed(0)
-    return kind[0](kind[1]).eval()
+STRAIGHT = ["Llama", "Qwen2", "GPTNeoX"]
 
 
 def batch_of(lengths: tuple[int, ...] = (5, 2, 9)) -> Batch:
@@ -64,8 +43,8 @@ def by_the_model(model: Any, batch: Batch) -> Tensor:
 
 @pytest.mark.parametrize("name", BENT)
 @torch.no_grad()
-def test_models_that_bend_their_logits_keep_their_own_forward(name: str) -> None:
-    model, batch = made(BENT[name]), batch_of()
+def test_models_that_bend_their_logits_keep_their_own_forward(model_of: Any, name: str) -> None:
+    model, batch = model_of(name, **BENT[name]), batch_of()
     for parameter in model.parameters():
         parameter.data.normal_(std=0.5)
     assert not logits_are_linear(model)
@@ -79,9 +58,9 @@ def test_models_that_bend_their_logits_keep_their_own_forward(name: str) -> None
 @pytest.mark.parametrize("name", STRAIGHT)
 @torch.no_grad()
 def test_models_with_plain_logits_run_the_output_layer_on_scored_rows_only(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    model_of: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, batch, rows = made(STRAIGHT[name]), batch_of(), []
+    model, batch, rows = model_of(name), batch_of(), []
     assert logits_are_linear(model)
     monkeypatch.setattr(
         "pefttune.batching.forward.linear", lambda x, *weights: rows.append(len(x)) or nn.functional.linear(x, *weights)
@@ -92,17 +71,17 @@ def test_models_with_plain_logits_run_the_output_layer_on_scored_rows_only(
     assert (found - by_the_model(model, batch)).abs().max() < 2e-6
 
 
-def test_the_question_is_asked_once_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_question_is_asked_once_for_each_model(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("pefttune.batching.forward._compare", lambda model: asked.append(model) or True)
-    first, second = made(STRAIGHT["llama"]), made(STRAIGHT["llama"])
+    first, second = model_of("Llama"), model_of("Llama")
     for model in (first, first, second):
         assert logits_are_linear(model)
     assert asked == [first, second]
 
 
-def test_a_head_gets_float32_rows_of_a_bfloat16_model() -> None:
-    model = made(STRAIGHT["llama"]).to(torch.bfloat16)
+def test_a_head_gets_float32_rows_of_a_bfloat16_model(model_of: Any) -> None:
+    model = model_of("Llama").to(torch.bfloat16)
     head = nn.Linear(32, 3, bias=False)
     examples = [Example((3, 4, 5), (), 1, "", marks=((2, 1),)), Example((6,), (), 0, "", marks=((0, 0),))]
     batch = padded(examples, 0, every_answer=False, device=torch.device("cpu"))
@@ -113,8 +92,8 @@ def test_a_head_gets_float32_rows_of_a_bfloat16_model() -> None:
     assert head.weight.grad is not None
 
 
-def test_log_likelihoods_are_float32_whatever_the_model() -> None:
-    model = made(STRAIGHT["llama"]).to(torch.bfloat16)
+def test_log_likelihoods_are_float32_whatever_the_model(model_of: Any) -> None:
+    model = model_of("Llama").to(torch.bfloat16)
     assert target_log_likelihoods(model, batch_of()).dtype == torch.float32
 
 
@@ -157,8 +136,8 @@ def test_chunks_change_nothing_but_last_bits_in_bfloat16(monkeypatch: pytest.Mon
     assert (TargetLogLikelihood.apply(*inputs) - whole).abs().max() < 0.05
 
 
-def test_where_no_gradient_is_asked_for_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = made(STRAIGHT["llama"]).requires_grad_(False), batch_of()
+def test_where_no_gradient_is_asked_for_none_is_made(model_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = model_of("Llama"), batch_of()
     rows = hidden_rows(model, batch).requires_grad_()
     slopes: list[int] = []
     honest = torch.empty_like
@@ -171,8 +150,8 @@ def test_where_no_gradient_is_asked_for_none_is_made(monkeypatch: pytest.MonkeyP
     assert torch.equal(asked, unasked)
 
 
-def test_a_ragged_batch_through_a_model_that_bends_its_logits() -> None:
-    model = made(BENT["granite"])
+def test_a_ragged_batch_through_a_model_that_bends_its_logits(model_of: Any) -> None:
+    model = model_of("Granite", **BENT["Granite"])
     examples = [Example(tuple(range(3, 3 + n)), ((7, 1), (9, 1)), 0, "") for n in (5, 2, 9)]
     from pefttune.batching import prepare
 
