@@ -165,3 +165,50 @@ def processes(
             "ctrl-c": pool.submit(ctrl_c),
         }
         yield {name: (folders[name], job) for name, job in jobs.items()}
+
+
+# Everything a user can get wrong: one clear sentence, the right exit code, no traceback, nothing lost or left behind.
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., None]:
+    """The command, run under --json, told the same sentence in the document and on stderr. A traceback would leave
+    `main` as an exception, which the `command` fixture does not take for an exit."""
+
+    def check(done: Done, code: int, kind: str, *told: str) -> None:
+        assert done.code == code, done.err
+        assert set(done.document) == {"error", "kind"}
+        assert done.document["kind"] == kind
+        for words in told:
+            assert words in done.document["error"]
+        assert done.err.endswith(f"error: {done.document['error']}\n")
+
+    return check
+
+
+@pytest.fixture
+def refuses(train: Callable[..., Done], refused: Callable[..., None], tmp_path: Path) -> Callable[..., None]:
+    """Training with these overrides is bad input, stores nothing, and says all of the words."""
+
+    def check(overrides: list[str], kind: str, *told: str, code: int = 2) -> None:
+        refused(train(*overrides, "--json"), code, kind, *told)
+        assert not list((tmp_path / "adapters").rglob("*"))
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def tree() -> Callable[[Path], dict[str, bytes | None]]:
+    """Every file below a folder, with its content."""
+
+    def read(folder: Path) -> dict[str, bytes | None]:
+        paths = folder.rglob("*")
+        return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
+
+    return read
+
+
+@pytest.fixture
+def copied(shop: Shop, tmp_path: Path) -> Path:
+    """An adapter of one's own, to be damaged."""
+    return Path(shutil.copytree(shop.store / "tiny" / "1", tmp_path / "adapters" / "tiny" / "1"))
