@@ -15,7 +15,8 @@ from benchmarks.job import BaseChoice, Example, Job, LoraChoice
 from pefttune import bases, pipeline, tasks
 from pefttune.data import Example as Encoded
 from pefttune.data import Row
-from pefttune.recipe import load_recipe, schema
+from pefttune.recipe import load_recipe
+from pefttune.recipe import tasks as sections
 
 BASE = "smollm2-135m-instruct"
 INSTRUCTION = "Classify the sentiment: positive or negative."
@@ -93,14 +94,14 @@ def sst2(
     with data_file(data, f"sst2/{part}.tsv").open(encoding="utf-8", newline="") as file:
         pairs = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     rows = [Row({"text": text, "label": LABELS[int(label)]}, f"{part}:{n}") for n, (text, label) in enumerate(pairs, 1)]
-    section = schema.TextClassification(
+    section = sections.TextClassification(
         type="text-classification",
         approach=approach,
         labels=LABELS,
         instruction=instruction,
     )
-    encoder = tasks.get(section).encoder(tokenizer, LONGEST)
-    return [_example(encoder(row)) for row in rows]
+    encoder = tasks.get(section).encoder(tokenizer, LONGEST, causal=True)
+    return [_example(example) for row in rows for example in encoder(row)]
 
 
 def head(tokenizer: Any, data: Path | None) -> list[Example]:
@@ -112,8 +113,8 @@ def film(tokenizer: Any, data: Path | None) -> list[Example]:
     """Film reviews by the shipped recipe, as `pefttune train film-sentiment` reads them."""
     recipe = load_recipe(FILM)
     task, rows = pipeline.read_data(recipe)
-    encoder = task.encoder(tokenizer, recipe.data.max_length)
-    return [_example(encoder(row)) for row in rows.train]
+    encoder = task.encoder(tokenizer, recipe.data.max_length, causal=True)
+    return [_example(example) for row in rows.train for example in encoder(row)]
 
 
 def scitldr(tokenizer: Any, data: Path | None) -> list[Example]:

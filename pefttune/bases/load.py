@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from pefttune.bases import known
 from pefttune.bases.dense import dequantize_if_room
@@ -19,9 +20,11 @@ from pefttune.bases.lean import make_lean
 from pefttune.bases.locate import Located, locate
 from pefttune.bases.machine import choose_device, choose_dtype, keep_freed_memory
 from pefttune.bases.quiet import import_bitsandbytes, without_bars
-from pefttune.bases.safety import check_complete, check_folder
+from pefttune.bases.safety import check_complete, check_folder, read_json
 from pefttune.errors import BaseError
 from pefttune.recipe import schema
+
+POOLER = "pooler."
 
 import_bitsandbytes()  # before peft and transformers import it their way
 
@@ -100,9 +103,10 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    kind = transformers.AutoModel if is_encoder(folder) else transformers.AutoModelForCausalLM
     try:
         with without_bars():
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            model, info = kind.from_pretrained(
                 folder,
                 dtype=dtype,
                 quantization_config=quantization,
@@ -113,8 +117,20 @@ def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: tor
             )
     except Exception as error:
         raise BaseError(f"{folder}: the model cannot be loaded: {_first_line(error)}") from None
+    if any(key.startswith(POOLER) for key in info["missing_keys"]):  # pretrained without one, as RoBERTa is
+        model.pooler = None
+        info = {**info, "missing_keys": {key for key in info["missing_keys"] if not key.startswith(POOLER)}}
     check_complete(folder, model, info)
     return model
+
+
+def is_encoder(folder: Path) -> bool:
+    """Whether the folder holds an encoder (BERT and its kin): a model of an architecture that can fill in masked words,
+    saved as no language model. It is loaded without an output layer, since tasks bring their own."""
+    config = read_json(folder / "config.json")
+    saved_as = config.get("architectures") or []
+    writes = any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in saved_as)
+    return config.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not writes
 
 
 def let_go_of_file(model: nn.Module) -> None:

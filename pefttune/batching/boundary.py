@@ -83,6 +83,7 @@ def open_boundary(
     examples: Sequence[Example],
     *,
     every_answer: bool,
+    causal: bool,
     base_digest: str,
     max_tokens: int,
     notice: Callable[[str], None],
@@ -93,7 +94,7 @@ def open_boundary(
     None, after a notice, where the model cannot be cut at `layer` or the disk has no room: then every pass begins at
     the first layer, with the same result. `progress` is told how many examples are done.
     """
-    if not _can_be_cut(model, layer, examples):
+    if not _can_be_cut(model, layer, examples, causal):
         notice("the frozen layers are run again in every pass: this base cannot be entered at a layer")
         return None
     fed = [_fed(example, every_answer) for example in examples]
@@ -115,7 +116,7 @@ def open_boundary(
             return None
         _allocate(partial, shape[0] * shape[1] * model.dtype.itemsize)
         boundary = replace(boundary, states=_map(partial, shape, model.dtype))
-        _run_through(boundary, model, examples, every_answer, max_tokens, progress)
+        _run_through(boundary, model, examples, every_answer, causal, max_tokens, progress)
         path.with_suffix(".json").write_text(json.dumps({"sha256": _sha256(partial)}) + "\n", encoding="utf-8")
         partial.replace(path)  # the map goes with it
     except OSError as error:
@@ -131,13 +132,14 @@ def _run_through(
     model: Any,
     examples: Sequence[Example],
     every_answer: bool,
+    causal: bool,
     max_tokens: int,
     progress: Callable[[int], None],
 ) -> None:
     """Run all examples through the frozen layers and keep what comes out."""
     done = 0
     for indices in fill(examples, range(len(examples)), max_tokens, every_answer=every_answer):
-        batch = ragged([examples[i] for i in indices], every_answer=every_answer, causal=True, device=model.device)
+        batch = ragged([examples[i] for i in indices], every_answer=every_answer, causal=causal, device=model.device)
         boundary.keep(batch, indices, entering(model, boundary.layer, inputs_of(batch)).cpu())
         progress(done := done + len(indices))
 
@@ -171,11 +173,11 @@ def _open(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor | No
 
 
 @torch.no_grad()
-def _can_be_cut(model: Any, layer: int, examples: Sequence[Example]) -> bool:
+def _can_be_cut(model: Any, layer: int, examples: Sequence[Example], causal: bool) -> bool:
     """Whether the rest of the model, entered with what its lower layers give, gives what the whole model does."""
     if decoder_layers(model) is None or not logits_are_linear(model):
         return False
-    batch = ragged(examples[:2], every_answer=True, causal=True, device=model.device)
+    batch = ragged(examples[:2], every_answer=True, causal=causal, device=model.device)
     try:
         upper = replace(batch, entering=Entering(layer, entering(model, layer, inputs_of(batch))))
         return torch.equal(hidden_rows(model, upper), hidden_rows(model, batch))

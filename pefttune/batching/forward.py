@@ -1,6 +1,6 @@
 """From a batch to what is scored of it, and nothing else.
 
-Shapes: N scored rows, D the width of the hidden states, V tokens of the vocabulary, C classes.
+Shapes: N scored rows, D the width of the hidden states, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -36,12 +36,6 @@ def hidden_rows(model: Any, batch: Batch) -> Tensor:
             base = with_rows_of_last(model, base, rows)
     hidden_BTD: Tensor = base(**inputs_of(batch)).last_hidden_state
     return hidden_BTD.flatten(0, 1)[batch.rows_N]
-
-
-def class_logits(rows_ND: Tensor, head: nn.Linear) -> Tensor:
-    """Logits (N, C) in float32 that `head` gives to hidden states."""
-    logits_NC: Tensor = head(rows_ND.to(head.weight.dtype))
-    return logits_NC.float()
 
 
 def target_log_likelihoods(model: Any, batch: Batch) -> Tensor:

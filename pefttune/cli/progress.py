@@ -94,7 +94,7 @@ class Display:
         self._bar("training", event["step"], event["of"], f"loss {event['loss']:.3f}  {rate:.1f} examples/s")
 
     def _show_evaluation(self, event: dict[str, Any]) -> None:
-        self._say(f"validation after step {event['step']}: accuracy {percent(event['accuracy'])}")
+        self._say(f"validation after step {event['step']}: {event['watched']} {percent(event[event['watched']])}")
 
     def _show_frozen(self, event: dict[str, Any]) -> None:
         self._bar(f"frozen layers, {event['what']} rows", event["done"], event["of"], "")

@@ -11,6 +11,8 @@ from rich.table import Table
 from pefttune.cli.output import Json, Store, err, out, percent, print_json
 from pefttune.errors import AdapterError
 
+LABELS_SHOWN = 6
+
 
 def list_adapters(store: Store = "adapters", as_json: Json = False) -> None:
     """List the adapters in the store."""
@@ -33,31 +35,35 @@ def list_adapters(store: Store = "adapters", as_json: Json = False) -> None:
         out.print(f"no adapters in {store}; `pefttune recipes` lists recipes to train one by")
         return
     table = Table()
-    for heading in ("name", "version", "task", "labels", "base", "accuracy", "was", "KiB"):
+    for heading in ("name", "version", "task", "labels", "base", "metric", "with adapter", "without", "KiB"):
         table.add_column(heading, overflow="fold")  # a narrow terminal, or a pipe, cuts nothing off
     for row in rows:
         table.add_row(
             row["name"],
             str(row["version"]),
             row["task"],
-            " ".join(row["labels"]),
+            " ".join(row["labels"][:LABELS_SHOWN]) + (" …" if len(row["labels"]) > LABELS_SHOWN else ""),
             row["base"],
-            percent(row["accuracy"]),
-            percent(row["base_accuracy"]),
+            row["metric"],
+            percent(row["with_adapter"]),
+            percent(row["without"]),
             f"{row['bytes'] / 1024:,.0f}",
         )
     out.print(table)
 
 
 def _row(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    comparison = manifest["comparison"]
+    primary = comparison["primary"]
     return {
         "name": manifest["name"],
         "version": int(folder.name),
         "task": manifest["recipe"]["task"]["type"],
         "labels": manifest["labels"],
         "base": manifest["base"]["source"],
-        "accuracy": manifest["comparison"]["adapter"]["accuracy"],
-        "base_accuracy": manifest["comparison"]["base"]["accuracy"],
+        "metric": comparison["shown"][primary],
+        "with_adapter": comparison["adapter"][primary],
+        "without": comparison["differences"][0]["there"],
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
     }
 

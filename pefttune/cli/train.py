@@ -68,8 +68,8 @@ def _print(run: Run, *, named: bool) -> None:
 
     if named:
         out.print(f"\n{run.manifest['name']}")
-    print_comparison(run.comparison.summary())
-    print_changed(run.comparison.fixed, run.comparison.broken)
+    print_comparison(run.comparison)
+    print_changed(run.comparison)
     memory = run.manifest["training"]["memory"]
     out.print(
         f"peak memory {memory['peak_mib']:,.0f} MiB: libraries {memory['libraries_mib']:,.0f}, frozen weights "

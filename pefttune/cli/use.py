@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.text import Text
 
 from pefttune.cli.output import BaseFolder, Json, Store, err, out, print_json, to_json
 from pefttune.errors import DataError, InputError
@@ -24,12 +25,14 @@ Name = Annotated[str, typer.Argument(help="An adapter: name, or name@version.")]
 Rows = Iterator[tuple[dict[str, Any], "Row"]]
 """Each row as it stands in the input, and as the task wants it."""
 PREDICTED = ("prediction", "confidence", "truncated")
-"""The columns that prediction adds."""
+"""The columns that every prediction adds."""
 
 
 def predict(
     name: Name,
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts to predict.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts to predict; column=text for a task of several columns.")
+    ] = None,
     input_file: Annotated[
         Path | None, typer.Option("--input", help="A file of rows: .jsonl, .json, .csv, .tsv or .parquet; streamed.")
     ] = None,
@@ -43,7 +46,7 @@ def predict(
     base: BaseFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the label of texts, or of every row of a file."""
+    """Predict texts, or every row of a file."""
     if bool(texts) == bool(input_file):
         raise InputError('give texts (pefttune predict NAME "text") or a file (--input FILE), one of them')
     if output_file and not input_file:
@@ -57,8 +60,8 @@ def predict(
     from pefttune.data.readers import format_of
 
     # What is wrong with a name or a file is told before torch is imported and a base is read.
-    column = _column(name, store, text_column)
-    rows = _file_rows(input_file, column) if input_file else _text_rows(texts or [])
+    columns = _columns(name, store, text_column)
+    rows = _file_rows(input_file, columns) if input_file else _text_rows(texts or [], list(columns))
     if output_file:
         format_of(output_file)
         if output_file.is_dir():
@@ -68,60 +71,74 @@ def predict(
 
     predicted = _predictions(open_session(name, Path(store), base), rows)
     if output_file:
-        write_rows(output_file, _counted({**values, **_told(p)} for values, p in predicted))
+        write_rows(output_file, _counted(values for _, values, _ in predicted))
         err.print(f"written: {output_file}", soft_wrap=True)
     elif as_json:
-        print_json({"name": name, "predictions": [{**values, **_told(p)} for values, p in predicted]})
+        print_json({"name": name, "predictions": [values for _, values, _ in predicted]})
     elif input_file:
-        for values, prediction in predicted:
-            out.print(to_json({**values, **_told(prediction)}), soft_wrap=True)
+        for _, values, _ in predicted:
+            out.print(to_json(values), soft_wrap=True)
     else:
-        for values, prediction in predicted:
+        for row, _, prediction in predicted:
             cut = "  (too long: its end was not read)" if prediction.truncated else ""
-            line = f"{prediction.label:12} {prediction.confidence:.3f}  {values['text']}{cut}"
-            out.print(line, soft_wrap=True)
+            line = Text(f"{prediction!s:12} {prediction.confidence:.3f}  ")
+            for piece in prediction.pieces(row):
+                line.append(f"[{piece.text}]{piece.tag}" if piece.tag else piece.text, "bold" if piece.tag else "")
+            out.print(line.append(cut), soft_wrap=True)
 
 
-def _column(name: str, store: str, given: str | None) -> str:
-    """The column that holds the text: as given, or as the adapter's recipe names it."""
-    if given:
-        return given
+def _columns(name: str, store: str, given: str | None) -> dict[str, str]:
+    """The input's column for each one that the task reads: as given, or as the adapter's recipe names it."""
     from pefttune import store as room
 
     manifest = room.read_manifest(room.find(Path(store), name))
-    return str(manifest["recipe"]["data"]["columns"].get("text", "text"))
+    inputs, renamed = manifest["inputs"], manifest["recipe"]["data"]["columns"]
+    if given and len(inputs) > 1:
+        raise InputError(f"--text-column: {name} reads {' and '.join(inputs)}; name the file's columns like that")
+    return {column: given or renamed.get(column, column) for column in inputs}
 
 
-def _text_rows(texts: list[str]) -> Rows:
+def _text_rows(texts: list[str], inputs: list[str]) -> Rows:
+    """A row for each text; for a task that reads several columns, one row of `column=text` each."""
     from pefttune.data import Row
 
     for number, text in enumerate(texts, start=1):
         if re.search("[\ud800-\udfff]", text):  # how Python shows bytes of an argument that are not text
             raise InputError(f"text {number} is not UTF-8")
-        yield {"text": text}, Row({"text": text}, f"text {number}")
+    if len(inputs) == 1:
+        rows = [{inputs[0]: text} for text in texts]
+    else:
+        rows = [dict(text.split("=", 1) for text in texts if "=" in text)]
+        if sorted(rows[0]) != sorted(inputs):
+            raise InputError("this adapter reads several columns: give " + " ".join(f'{key}="…"' for key in inputs))
+    for number, values in enumerate(rows, start=1):
+        yield values, Row(values, f"text {number}")
 
 
-def _file_rows(file: Path, column: str) -> Rows:
+def _file_rows(file: Path, columns: dict[str, str]) -> Rows:
     from pefttune.data import Row, read_rows
 
     rows = read_rows(file)  # outside of the generator: a file that is not there is told at once
 
     def both() -> Rows:
         for row in rows:
-            if column not in row.values:
-                there = ", ".join(row.values)
-                raise DataError(f"{row.origin}: there is no column {column!r}, but {there}; name it with --text-column")
+            for column in columns.values():
+                if column not in row.values:
+                    there = ", ".join(row.values)
+                    raise DataError(
+                        f"{row.origin}: there is no column {column!r}, but {there}; name it with --text-column"
+                    )
             if taken := [name for name in PREDICTED if name in row.values]:
                 raise DataError(f"{row.origin}: the column {taken[0]!r} would be overwritten; rename it")
-            yield dict(row.values), Row({"text": row.values[column]}, row.origin)
+            yield dict(row.values), Row({task: row.values[column] for task, column in columns.items()}, row.origin)
 
     return both()
 
 
-def _predictions(session: Session, rows: Rows) -> Iterator[tuple[dict[str, Any], Prediction]]:
+def _predictions(session: Session, rows: Rows) -> Iterator[tuple[Row, dict[str, Any], Prediction]]:
     ahead, behind = tee(rows)  # the session reads a few hundred rows ahead, to batch texts of like length
-    for (values, _), prediction in zip(behind, session.predict(row for _, row in ahead), strict=True):
-        yield values, prediction
+    for (values, row), prediction in zip(behind, session.predict(row for _, row in ahead), strict=True):
+        yield row, {**values, **prediction.columns()}, prediction
 
 
 def _counted(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -132,10 +149,6 @@ def _counted(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for row in rows:
             yield row
             progress.update(bar, advance=1, rate=progress.tasks[0].speed or 0.0)
-
-
-def _told(prediction: Prediction) -> dict[str, Any]:
-    return dict(zip(PREDICTED, (prediction.label, prediction.confidence, prediction.truncated), strict=True))
 
 
 def evaluate(
@@ -158,5 +171,5 @@ def evaluate(
         print_json({"name": name, **asdict(comparison)})
         return
     rows = f"rows of {Path(data_file).name}" if data_file else "held-out rows"
-    print_comparison(comparison.summary(), rows)
-    print_changed(comparison.fixed, comparison.broken)
+    print_comparison(comparison, rows)
+    print_changed(comparison)

@@ -3,7 +3,7 @@
 from pefttune.evaluation.compare import Comparison, Difference, compare, paired_difference
 from pefttune.evaluation.figure import draw
 from pefttune.evaluation.probe import largest_difference, take_probe, verify
-from pefttune.evaluation.scoring import Scored, score
+from pefttune.evaluation.scoring import Scored, judge, score
 
 __all__ = [
     "Comparison",
@@ -11,6 +11,7 @@ __all__ = [
     "Scored",
     "compare",
     "draw",
+    "judge",
     "largest_difference",
     "paired_difference",
     "score",

@@ -1,59 +1,73 @@
-"""Is the adapter better than the base, and than always saying the commonest label? On the same rows, with intervals."""
+"""Is the adapter better than the base, and than what any model must beat? On the same rows, with intervals."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 
-from pefttune.data import Row
 from pefttune.evaluation.scoring import Scored
+from pefttune.tasks import Task
+
+WITH_ADAPTER = "with adapter"
+RESAMPLES_AT_ONCE = 100  # memory: so many times the number of rows
+Primary = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of the adapter minus that of another, paired by row.
+    """The primary metric of the adapter minus that of another, `there`, on the same rows.
 
-    `low` and `high` bound it by the percentile bootstrap; `fixed` rows are right only with the adapter, `broken` ones
-    only without; `mcnemar_p` is the exact two-sided probability of so uneven a split by chance.
+    `low` and `high` bound it by the paired percentile bootstrap over rows; `fixed` rows are better with the adapter,
+    `broken` ones worse; `sign_test_p` is the exact two-sided probability of so uneven a split by chance (where rows are
+    right or wrong, McNemar's exact test).
     """
 
     against: str
-    accuracy_there: float
+    there: float
     difference: float
     low: float
     high: float
-    mcnemar_p: float
+    sign_test_p: float
     fixed: int
     broken: int
 
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A row on which base and adapter disagree and one of them is right."""
+    """A row that the adapter predicts better or worse than the one it is compared with first."""
 
     text: str
-    label: str
-    base: str
+    reference: str
+    other: str
     adapter: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Base and adapter on the same rows; `confidence_level` is that of the intervals."""
+    """An adapter beside its base, asked zero-shot where that can be, and a baseline, on the same rows.
+
+    `adapter` and `others` are their metrics, those of others by who they are; `shown` says which are shown and how they
+    are called; `primary` is the one by which they are compared, `confidence_level` that of the intervals.
+    """
 
     rows: int
     confidence_level: float
-    base: dict[str, Any]
+    primary: str
+    shown: dict[str, str]
     adapter: dict[str, Any]
-    against_base: Difference
-    against_majority: Difference
+    others: dict[str, dict[str, Any]]
+    differences: tuple[Difference, ...]
     fixed: tuple[ChangedRow, ...]
     broken: tuple[ChangedRow, ...]
+
+    @property
+    def everybody(self) -> dict[str, dict[str, Any]]:
+        """The metrics of others, then those of the adapter, by who they are."""
+        return {**self.others, WITH_ADAPTER: self.adapter}
 
     def summary(self) -> dict[str, Any]:
         """All but the rows, JSON-able."""
@@ -62,52 +76,54 @@ class Comparison:
 
 
 def compare(
-    base: Scored, adapter: Scored, train: Sequence[Row], resamples: int, confidence: float, seed: int
+    task: Task, adapter: Scored, others: Sequence[Scored], resamples: int, confidence: float, seed: int
 ) -> Comparison:
-    """Compare two scorings of the same rows; `train` says which label is the commonest."""
-    majority = Counter(row.values["label"] for row in train).most_common(1)[0][0]
-    always = [row.values["label"] == majority for row in adapter.rows]
-
-    def against(name: str, other: list[bool]) -> Difference:
-        return paired_difference(name, adapter.correct, other, resamples, confidence, seed)
-
+    """Compare the adapter with each of `others`, of which there is at least one; rows that changed are those of the
+    first."""
+    differences = [
+        paired_difference(other.name, adapter.tallies, other.tallies, task.primary_of, resamples, confidence, seed)
+        for other in others
+    ]
+    gains = task.primary_of(adapter.tallies) - task.primary_of(others[0].tallies)
     changed = [
-        (right, ChangedRow(row.values["text"], row.values["label"], before.label, after.label))
-        for row, before, after, was, right in zip(
-            adapter.rows, base.predictions, adapter.predictions, base.correct, adapter.correct, strict=True
-        )
-        if was != right
+        ChangedRow("".join(piece.text for piece in after.pieces(row)), task.reference(row), str(before), str(after))
+        for row, before, after in zip(adapter.rows, others[0].predictions, adapter.predictions, strict=True)
     ]
     return Comparison(
         rows=len(adapter.rows),
         confidence_level=confidence,
-        base=base.metrics,
+        primary=next(iter(task.shown)),
+        shown=dict(task.shown),
         adapter=adapter.metrics,
-        against_base=against("base, zero-shot", base.correct),
-        against_majority=against(f"always {majority!r}", always),
-        fixed=tuple(row for right, row in changed if right),
-        broken=tuple(row for right, row in changed if not right),
+        others={other.name: other.metrics for other in others},
+        differences=tuple(differences),
+        fixed=tuple(row for row, gain in zip(changed, gains, strict=True) if gain > 0),
+        broken=tuple(row for row, gain in zip(changed, gains, strict=True) if gain < 0),
     )
 
 
 def paired_difference(
-    name: str, ours: Sequence[bool], theirs: Sequence[bool], resamples: int, confidence: float, seed: int
+    name: str, ours: np.ndarray, theirs: np.ndarray, primary: Primary, resamples: int, confidence: float, seed: int
 ) -> Difference:
-    """The difference of two accuracies on the same rows, with its interval and McNemar's exact test."""
-    gains = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    """The difference of two primary metrics on the same rows, from their tallies (rows, K), with its interval and the
+    exact sign test."""
+    gains = primary(ours) - primary(theirs)
     fixed, broken = int((gains > 0).sum()), int((gains < 0).sum())
-    if (gains == gains[0]).all():  # every resample is the same: the interval is a point (also that of a single row)
-        low = high = float(gains[0])
-    else:
-        interval = bootstrap(
-            (gains,),
-            np.mean,
-            n_resamples=resamples,
-            confidence_level=confidence,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-            batch=100,  # memory: 100 resamples at a time
-        ).confidence_interval
-        low, high = float(interval.low), float(interval.high)
+    there = float(primary(theirs.sum(0)))
+    difference = float(primary(ours.sum(0))) - there
+    resampled = _resampled(ours, theirs, primary, resamples, np.random.default_rng(seed))
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     p = binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
-    return Difference(name, float(np.mean(theirs)), float(gains.mean()), low, high, float(p), fixed, broken)
+    return Difference(name, there, difference, float(low), float(high), float(p), fixed, broken)
+
+
+def _resampled(
+    ours: np.ndarray, theirs: np.ndarray, primary: Primary, resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The difference in each of so many resamples of the rows."""
+    rows, parts = len(ours), []
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        size = min(RESAMPLES_AT_ONCE, resamples - start)
+        times = rng.multinomial(rows, np.full(rows, 1 / rows), size=size).astype(float)
+        parts.append(primary(times @ ours) - primary(times @ theirs))
+    return np.concatenate(parts)

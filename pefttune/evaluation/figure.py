@@ -1,4 +1,4 @@
-"""One picture of a run: the learning curve, and the confusion matrices before and after."""
+"""One picture of a run: the learning curve, and confusion matrices before and after, or metrics side by side."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ def draw(
     figure = Figure(figsize=(12, 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, color=INK, fontweight="bold")
-    curve, before, after = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
+    matrices = {name: metrics for name, metrics in comparison.everybody.items() if "confusion" in metrics}
+    shown = [*list(matrices)[:1], *list(matrices)[-1:]]
+    curve, *panels = figure.subplots(1, 1 + (len(shown) or 1), width_ratios=[1.5] + [1.0] * (len(shown) or 1))
     _draw_curve(curve, steps, evaluations)
-    base, adapter = comparison.base, comparison.adapter
-    _draw_confusion(before, f"base, zero-shot: {base['accuracy']:.1%}", base["confusion"], labels, BASE)
-    _draw_confusion(after, f"with adapter: {adapter['accuracy']:.1%}", adapter["confusion"], labels, ADAPTER)
+    if not shown:
+        _draw_bars(panels[0], comparison)
+    for axes, name, color in zip(panels, shown, (BASE, ADAPTER), strict=False):
+        metrics = matrices[name]
+        _draw_confusion(axes, f"{name}: {metrics[comparison.primary]:.1%}", metrics["confusion"], labels, color)
     figure.savefig(path, metadata={"Software": None})
 
 
@@ -41,22 +45,36 @@ def _draw_curve(axes: Any, steps: Sequence[dict[str, float]], evaluations: Seque
     axes.plot(x, loss, color=BASE, linewidth=0.8, alpha=0.6, label="training loss")
     axes.plot(x, _smoothed(loss), color=INK, linewidth=1.6, label="training loss, smoothed")
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss per scored token")
+    axes.set_ylabel("loss per scored position")
     axes.set_ylim(bottom=0)
     axes.grid(color=GRID, linewidth=0.6)
-    accuracy = axes.twinx()
-    accuracy.plot(
-        [record["step"] for record in evaluations],
-        [record["accuracy"] for record in evaluations],
-        color=ADAPTER,
-        marker="o",
-        label="validation accuracy",
-    )
-    accuracy.set_ylabel("validation accuracy", color=ADAPTER)
-    accuracy.set_ylim(0, 1)
-    handles = [*axes.get_lines(), *accuracy.get_lines()]
+    watched = axes.twinx()
+    name = evaluations[0]["watched"] if evaluations else ""
+    values = [record[name] for record in evaluations]
+    told = f"validation {name.replace('_', ' ')}"
+    watched.plot([record["step"] for record in evaluations], values, color=ADAPTER, marker="o", label=told)
+    watched.set_ylabel(told, color=ADAPTER)
+    if all(0 <= value <= 1 for value in values):
+        watched.set_ylim(0, 1)
+    handles = [*axes.get_lines(), *watched.get_lines()]
     axes.legend(handles=handles, loc="center right", fontsize=8, framealpha=0.9)
     axes.set_title("learning", fontsize=10)
+
+
+def _draw_bars(axes: Any, comparison: Comparison) -> None:
+    """The shown metrics of everybody, side by side."""
+    height = 0.8 / len(comparison.everybody)
+    for i, (name, metrics) in enumerate(comparison.everybody.items()):
+        color = ADAPTER if i == len(comparison.everybody) - 1 else (BASE, GRID)[i % 2]
+        places = [row + i * height for row in range(len(comparison.shown))]
+        bars = axes.barh(places, [metrics[key] for key in comparison.shown], height, color=color, label=name)
+        axes.bar_label(bars, fmt="{:.1%}", fontsize=8, padding=3)
+    middle = 0.4 - height / 2
+    axes.set_yticks([row + middle for row in range(len(comparison.shown))], comparison.shown.values())
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.legend(fontsize=8, loc="lower right")
+    axes.set_title(f"on {comparison.rows:,} held-out rows", fontsize=10)
 
 
 def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:

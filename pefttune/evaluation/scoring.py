@@ -6,42 +6,46 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pefttune.batching import Boundary
-from pefttune.data import Example, Row
+from pefttune.data import Row
 from pefttune.inference import Session
-from pefttune.tasks import Prediction
+from pefttune.tasks import Encoded, Prediction, Task
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions on rows, in order, and their metrics."""
+    """Predictions of rows, in order, with their metrics; `tallies` (rows, K) are what the primary one is made of."""
 
+    name: str
     rows: tuple[Row, ...]
     predictions: tuple[Prediction, ...]
     metrics: dict[str, Any]
+    tallies: np.ndarray
 
-    @property
-    def correct(self) -> list[bool]:
-        """Whether each row was predicted right."""
-        return [p.label == row.values["label"] for p, row in zip(self.predictions, self.rows, strict=True)]
+
+def judge(name: str, task: Task, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Scored:
+    """Measure the predictions of somebody called `name`."""
+    return Scored(
+        name, tuple(rows), tuple(predictions), task.metrics(predictions, rows), task.tallies(predictions, rows)
+    )
 
 
 def score(
     session: Session,
-    name: str,
+    adapter: str,
     rows: Sequence[Row],
-    examples: Sequence[Example] | None = None,
+    encoded: Sequence[Encoded] | None = None,
     progress: Callable[[int], None] = lambda done: None,
     boundary: Boundary | None = None,
+    name: str | None = None,
 ) -> Scored:
-    """Predict `rows` by the adapter `name` and measure it; `examples` are the rows encoded, if that is done already,
-    `boundary` what enters the lowest adapted layer for them, if that is known."""
-    loaded = session[name]
-    if examples is None:
-        examples = [loaded.encoder(row) for row in rows]
-    scores = session.scores(name, examples, progress, boundary).tolist()
-    predictions = tuple(
-        loaded.task.decode(values, example.truncated) for values, example in zip(scores, examples, strict=True)
-    )
-    metrics = loaded.task.metrics(predictions, [row.values["label"] for row in rows])
-    return Scored(tuple(rows), predictions, metrics)
+    """Predict `rows` by an adapter of the session and measure it; `encoded` are the rows' examples, if they are made
+    already, `boundary` what enters the lowest adapted layer for them, if that is known. The result is called `name`, or
+    as the adapter is."""
+    loaded = session[adapter]
+    if encoded is None:
+        encoded = [loaded.encoder(row) for row in rows]
+    predictions = session.predictions(adapter, rows, encoded, progress, boundary)
+    return judge(name or adapter, loaded.task, rows, predictions)

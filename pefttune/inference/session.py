@@ -3,7 +3,7 @@ and while training, so that what is measured is what is served."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -17,7 +17,6 @@ from pefttune.bases import Base, Fingerprint
 from pefttune.batching import (
     Batch,
     Boundary,
-    class_logits,
     disagreement,
     evaluation_batches,
     hidden_rows,
@@ -33,13 +32,13 @@ from pefttune.batching import (
 )
 from pefttune.data import Example, Row, cache_dir
 from pefttune.data.faults import RowFault
-from pefttune.errors import AdapterError, BaseError, DataError
+from pefttune.errors import AdapterError, DataError
 from pefttune.recipe import recipe_from_mapping
+from pefttune.tasks.head import Head
 
 ROWS_AT_ONCE = 512
 # Products of so many rows run at full speed on a processor, and more rows would only need more memory (docs/LOG.md).
 TOKENS_AT_ONCE, TOKENS_AT_ONCE_ON_GPU = 640, 16_384
-HEAD_KEY = methods.FILE_PREFIX + "score."
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Loaded:
     task: tasks.Task
     encoder: tasks.Encoder
     adapter: methods.Adapter | None = None
-    head: nn.Linear | None = None
+    head: Head | None = None
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -58,7 +57,8 @@ class Loaded:
         return own | self._head_parameters()
 
     def _head_parameters(self) -> dict[str, nn.Parameter]:
-        return {HEAD_KEY + name: p for name, p in self.head.named_parameters()} if self.head else {}
+        own = self.head.by_key() if self.head else {}
+        return {methods.FILE_PREFIX + key: parameter for key, parameter in own.items()}
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all `parameters`, on the CPU."""
@@ -76,8 +76,9 @@ class Loaded:
     def peft_config(self) -> dict[str, Any]:
         """What PEFT needs in `adapter_config.json` to rebuild it, the head included."""
         assert self.adapter is not None
-        kind = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if self.head else {"task_type": "CAUSAL_LM"}
-        return self.adapter.config() | kind
+        if self.head is None:
+            return self.adapter.config() | {"task_type": "CAUSAL_LM"}
+        return self.adapter.config() | {"task_type": self.head.task_type, "modules_to_save": [self.head.key]}
 
     def train(self, mode: bool) -> None:
         """Let adapter and head learn, or freeze them."""
@@ -92,9 +93,9 @@ class Session:
 
     def __init__(self, base: Base, max_batch_tokens: int | None = None) -> None:
         prepare(base.model)
-        if not is_causal(base.model):
-            raise BaseError(f"{type(base.model).__name__} cannot be a base: it is no decoder")
         self.base = base
+        self.causal = is_causal(base.model)
+        """Whether a token is blind to what follows it: a decoder, not an encoder."""
         on_gpu = base.device.type == "cuda"
         self.max_batch_tokens = max_batch_tokens or (TOKENS_AT_ONCE_ON_GPU if on_gpu else TOKENS_AT_ONCE)
         self.ragged: bool | None = None
@@ -136,16 +137,30 @@ class Session:
             )
         recipe = recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}")
         task = tasks.get(recipe.task).with_labels(manifest["labels"])
-        encoder = task.encoder(self.base.tokenizer, recipe.data.max_length)
-        adapter = methods.attach(self.base.model, recipe.adapter)
+        loaded = self.attach(task, recipe.adapter, recipe.data.max_length)
         try:
-            loaded = Loaded(task, encoder, adapter, task.new_head(self.base.model))
             loaded.load_state(methods.weights.read(folder, loaded.parameters))
-            loaded.train(False)
             return self.add(name or manifest["name"], loaded)
         except BaseException:
-            adapter.detach()
+            if loaded.adapter is not None:
+                loaded.adapter.detach()
             raise
+
+    def attach(self, task: tasks.Task, config: Any, max_length: int) -> Loaded:
+        """A new, frozen adapter by the recipe's `adapter` section, with the task's encoder and head, not yet in the
+        session. Raises BaseError or DataError when task, method and base do not fit together."""
+        encoder = self.encoder(task, max_length)
+        adapter = methods.attach(self.base.model, config)
+        loaded = Loaded(task, encoder, adapter, task.new_head(self.base.model, causal=self.causal))
+        loaded.train(False)
+        return loaded
+
+    def encoder(self, task: tasks.Task, max_length: int) -> tasks.Encoder:
+        """What turns rows of the task into examples for this base. Raises BaseError or DataError."""
+        positions = getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None) or max_length
+        if max_length > positions:
+            raise DataError(f"data.max_length: {max_length} tokens are more than this base reads; it has {positions}")
+        return task.encoder(self.base.tokenizer, max_length, causal=self.causal)
 
     def remove(self, name: str) -> None:
         """Take an adapter off the base and forget it."""
@@ -162,8 +177,12 @@ class Session:
         self._active = name
         return loaded
 
-    def predict(self, rows: Iterable[Row | str], adapter: str | None = None) -> Iterator[tasks.Prediction]:
-        """A prediction for each row or text, in order, by `adapter` or the one in use; rows are streamed.
+    def predict(
+        self, rows: Iterable[Row | Mapping[str, Any] | str], adapter: str | None = None
+    ) -> Iterator[tasks.Prediction]:
+        """A prediction for each row, in order, by `adapter` or the one in use; rows are streamed.
+
+        A row is a mapping with the columns that the task reads, or for a task that reads one column its text.
 
         Raises AdapterError at once, DataError when a row that cannot be read is met.
         """
@@ -174,12 +193,28 @@ class Session:
         name = adapter or self._active or ""
         return self._predict(rows, name, self[name])
 
-    def _predict(self, rows: Iterable[Row | str], name: str, loaded: Loaded) -> Iterator[tasks.Prediction]:
+    def _predict(
+        self, rows: Iterable[Row | Mapping[str, Any] | str], name: str, loaded: Loaded
+    ) -> Iterator[tasks.Prediction]:
         numbered = (_as_row(row, loaded.task, number) for number, row in enumerate(rows, start=1))
-        while chunk := [loaded.encoder(row) for row in islice(numbered, ROWS_AT_ONCE)]:
-            scores = self.scores(name, chunk)
-            for example, values in zip(chunk, scores.tolist(), strict=True):
-                yield loaded.task.decode(values, example.truncated)
+        while chunk := list(islice(numbered, ROWS_AT_ONCE)):
+            yield from self.predictions(name, chunk, [loaded.encoder(row) for row in chunk])
+
+    def predictions(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        encoded: Sequence[tasks.Encoded],
+        progress: Callable[[int], None] = lambda done: None,
+        boundary: Boundary | None = None,
+    ) -> list[tasks.Prediction]:
+        """Predictions of checked rows by the adapter `name`; `encoded` is what its encoder made of them. Leaves it in
+        use. `progress` and `boundary` as for `scores`, of all examples of all rows."""
+        scores = iter(self.scores(name, [example for each in encoded for example in each], progress, boundary))
+        task = self[name].task
+        return [
+            task.decode(row, each, list(islice(scores, len(each)))) for row, each in zip(rows, encoded, strict=True)
+        ]
 
     @torch.no_grad()
     def scores(
@@ -188,10 +223,10 @@ class Session:
         examples: Sequence[Example],
         progress: Callable[[int], None] = lambda done: None,
         boundary: Boundary | None = None,
-    ) -> Tensor:
-        """Log-scores of the classes, (rows, C) in float32 on the CPU, by the adapter `name`. Leaves it in use.
+    ) -> list[Tensor]:
+        """What the task's `scores` are for each example, on the CPU, by the adapter `name`. Leaves it in use.
 
-        `progress` is told how many rows are done. `boundary` is that of the examples, where it is known.
+        `progress` is told how many examples are done. `boundary` is that of the examples, where it is known.
         """
         loaded = self.use(name)
         done = 0
@@ -202,10 +237,11 @@ class Session:
             batch = self.collate([examples[i] for i in indices], every_answer=True)
             if boundary is not None:
                 batch = boundary.enter(batch, indices)
-            for index, row in zip(indices, loaded.task.scores(self._outputs(loaded, batch), batch).cpu(), strict=True):
-                result[index] = row
+            scores = loaded.task.scores(self._outputs(loaded, batch), batch)
+            for index, each in zip(indices, scores, strict=True):
+                result[index] = each.cpu()
             progress(done := done + len(indices))
-        return torch.stack(result)
+        return result
 
     def loss(self, name: str, batch: Batch) -> Tensor:
         """Sum of the loss over the batch's labelled positions, differentiable, by `name`. Leaves that in use."""
@@ -216,7 +252,8 @@ class Session:
         """The loss of a batch of each of several adapters, in one pass where they can go together. Leaves none in use
         if there are several."""
         model = self.base.model
-        if len(batches) == 1 or not self.ragged or not logits_are_linear(model):
+        by_heads = all(self[name].head is not None for name, _ in batches)
+        if len(batches) == 1 or not self.ragged or not (by_heads or logits_are_linear(model)):
             return [self.loss(name, batch) for name, batch in batches]
         ends = list(accumulate(batch.n_tokens for _, batch in batches))
         rows = [slice(end - batch.n_tokens, end) for end, (_, batch) in zip(ends, batches, strict=True)]
@@ -227,10 +264,7 @@ class Session:
         for name, batch in batches:
             loaded, own_ND = self[name], rows_ND[start : start + len(batch.rows_N)]
             start += len(batch.rows_N)
-            if loaded.head is None:
-                outputs = log_likelihoods(model, own_ND, batch.targets_N)
-            else:
-                outputs = class_logits(own_ND, loaded.head)
+            outputs = loaded.head(own_ND) if loaded.head else log_likelihoods(model, own_ND, batch.targets_N)
             losses.append(loaded.task.loss(outputs, batch))
         return losses
 
@@ -238,7 +272,8 @@ class Session:
         """What the task scores: the head's logits, or the target tokens' log-likelihoods."""
         if loaded.head is None:
             return target_log_likelihoods(self.base.model, batch)
-        return class_logits(hidden_rows(self.base.model, batch), loaded.head)
+        logits_NC: Tensor = loaded.head(hidden_rows(self.base.model, batch))
+        return logits_NC
 
     def boundary(
         self,
@@ -261,6 +296,7 @@ class Session:
             layer,
             examples,
             every_answer=every_answer,
+            causal=self.causal,
             base_digest=self.base.fingerprint.digest,
             max_tokens=self.max_batch_tokens,
             notice=notice,
@@ -271,7 +307,7 @@ class Session:
         """Run a few of the examples both ways. Why all batches will be padded from now on, if they will."""
         if self.ragged is False or not examples:
             return None
-        reason = disagreement(self.base.model, examples, self._pad_id, causal=True)
+        reason = disagreement(self.base.model, examples, self._pad_id, causal=self.causal)
         self.ragged = reason is None
         return reason
 
@@ -280,7 +316,7 @@ class Session:
         if self.ragged is None:
             self.try_ragged(examples)
         if self.ragged:
-            return ragged(examples, every_answer=every_answer, causal=True, device=self.base.device)
+            return ragged(examples, every_answer=every_answer, causal=self.causal, device=self.base.device)
         return padded(examples, self._pad_id, every_answer=every_answer, device=self.base.device)
 
     @property
@@ -290,8 +326,12 @@ class Session:
         return pad_id if pad_id is not None else tokenizer.eos_token_id or 0
 
 
-def _as_row(row: Row | str, task: tasks.Task, number: int) -> Row:
-    plain = Row({task.inputs[0]: row}, f"text {number}") if isinstance(row, str) else row
+def _as_row(row: Row | Mapping[str, Any] | str, task: tasks.Task, number: int) -> Row:
+    if isinstance(row, str):
+        if len(task.inputs) > 1:
+            raise DataError(f"text {number}: {task.name} reads {' and '.join(task.inputs)}: give a mapping with both")
+        row = {task.inputs[0]: row}
+    plain = row if isinstance(row, Row) else Row(row, f"text {number}")
     if missing := [key for key in task.inputs if key not in plain.values]:
         raise DataError(f"{plain.origin}: there is no column {missing[0]!r}, but {', '.join(plain.values) or 'none'}")
     try:

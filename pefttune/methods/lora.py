@@ -25,6 +25,8 @@ from pefttune.methods.lora_layer import Acting, LoraLinear
 from pefttune.recipe import schema
 
 FILE_PREFIX = "base_model.model."
+# It reads one token of each text, behind the layers, and belongs to a head.
+POOLER = "pooler"
 _slots = itertools.count()
 _acting: WeakKeyDictionary[nn.Module, list[Acting]] = WeakKeyDictionary()
 
@@ -43,6 +45,7 @@ class LoraAdapter:
             target_modules=_targets(model, linears, config.target_modules),
             layers_to_transform=_layers(model, config.layers),
             use_rslora=config.use_rslora,
+            exclude_modules=[name for name, _ in model.named_modules() if name.startswith(f"{POOLER}.")] or None,
         )
         scale = self._config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
         acting = _acting.setdefault(model, [])
@@ -58,7 +61,7 @@ class LoraAdapter:
     def parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters by file key."""
         return {
-            f"{FILE_PREFIX}{name}.lora_{half}.weight": weights[self._slot]
+            f"{file_prefix(self._model)}{name}.lora_{half}.weight": weights[self._slot]
             for name, layer in self._layers.items()
             for half, weights in (("A", layer.lora_A), ("B", layer.lora_B))
         }
@@ -97,7 +100,8 @@ class LoraAdapter:
     def config(self) -> dict[str, Any]:
         """PEFT's own configuration, with the targets as names."""
         config: dict[str, Any] = self._config.to_dict()
-        config["target_modules"] = sorted(config["target_modules"])
+        for key in ("target_modules", "exclude_modules"):  # sets, which JSON has not
+            config[key] = sorted(config[key]) if config[key] else config[key]
         return config
 
     def detach(self) -> None:
@@ -110,6 +114,12 @@ class LoraAdapter:
                 self._model.set_submodule(name, layer.base_layer)
 
 
+def file_prefix(model: Any) -> str:
+    """What stands before a module's path in an adapter's file: an encoder, loaded alone, has a name of its own in
+    transformers' classes for tasks."""
+    return FILE_PREFIX + (f"{model.base_model_prefix}." if model.base_model is model else "")
+
+
 def _wrapped(model: nn.Module, name: str, linear: nn.Linear, acting: list[Acting]) -> LoraLinear:
     """The LoRA layer at `name`, put around the base's own if there is none yet."""
     layer = model.get_submodule(name)
@@ -120,11 +130,12 @@ def _wrapped(model: nn.Module, name: str, linear: nn.Linear, acting: list[Acting
 
 
 def _linear_modules(model: Any) -> dict[str, nn.Linear]:
-    """The linear layers of the base by path, without its output layer. (bitsandbytes' layers are nn.Linear too.)"""
+    """The linear layers of the base by path, without its output layer and pooler. (bitsandbytes' layers are nn.Linear
+    too.)"""
     output = model.get_output_embeddings()
     modules: dict[str, nn.Linear] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module is not output:
+        if isinstance(module, nn.Linear) and module is not output and not name.startswith(POOLER):
             modules[name.removesuffix(".base_layer")] = module
     return modules
 

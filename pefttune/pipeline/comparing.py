@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pefttune import tasks
-from pefttune.data import Example, Row
+from pefttune.data import Row
 from pefttune.errors import StorageError
 from pefttune.pipeline.beginning import Line
-from pefttune.pipeline.encoding import encode, try_ragged
+from pefttune.pipeline.encoding import encode, flat, try_ragged
 from pefttune.pipeline.telling import counter
 from pefttune.recipe import Recipe
 
@@ -22,32 +22,41 @@ if TYPE_CHECKING:
 
 
 def add_zero_shot(session: Session, task: tasks.Task, recipe: Recipe) -> None:
-    """Put the base itself into the session, asked to do the task. Raises BaseError or DataError where it cannot be."""
+    """Put the base itself into the session, asked to do the task, where it can be: an encoder cannot. Raises BaseError
+    or DataError where its tokenizer cannot serve."""
     from pefttune.inference import Loaded
 
     asked = task.zero_shot()
-    encoder = asked.encoder(session.base.tokenizer, recipe.data.max_length)
-    session.add(_zero_shot(recipe), Loaded(asked, encoder))
+    if asked is not None and session.causal:
+        session.add(_zero_shot(recipe), Loaded(asked, session.encoder(asked, recipe.data.max_length)))
 
 
 def compare(
     session: Session, name: str, recipe: Recipe, train: Sequence[Row], test: Sequence[Row], notify: Notify
 ) -> Comparison:
-    """The adapter `name` of the session and its base on the same test rows; `train` says which label is the commonest.
-    The base must have been added by `add_zero_shot`."""
+    """The adapter `name` of the session, its base if `add_zero_shot` has put that in, and the task's baseline, which
+    knows the rows `train`, on the same test rows."""
     from pefttune import evaluation
 
-    def scored(who: str, told: str, examples: list[Example]) -> Scored:
-        return evaluation.score(session, who, test, examples, counter(notify, "scoring", told, len(test)))
+    def scored(adapter: str, told: str, encoded: list[tasks.Encoded]) -> Scored:
+        progress = counter(notify, "scoring", told, sum(map(len, encoded)))
+        return evaluation.score(session, adapter, test, encoded, progress, name=told)
 
-    asked = [session[_zero_shot(recipe)].encoder(row) for row in test]
+    task, others = session[name].task, []
+    if _zero_shot(recipe) in session.names:
+        asked = [session[_zero_shot(recipe)].encoder(row) for row in test]
+        if session.ragged is None:
+            try_ragged(session, flat(asked), notify)
+        others.append(scored(_zero_shot(recipe), "base, zero-shot", asked))
+    encoded = encode(recipe, session[name].encoder, test, "test", notify)
     if session.ragged is None:
-        try_ragged(session, asked, notify)
-    base = scored(_zero_shot(recipe), "base", asked)
-    adapter = scored(name, name, encode(recipe, session[name].encoder, test, "test", notify))
+        try_ragged(session, flat(encoded), notify)
+    adapter = scored(name, "with adapter", encoded)
+    baseline, predictions = task.baseline(train, test)
+    others.append(evaluation.judge(baseline, task, test, predictions))
     settings = recipe.evaluation
     comparison = evaluation.compare(
-        base, adapter, train, settings.bootstrap_samples, settings.confidence_level, recipe.seed
+        task, adapter, others, settings.bootstrap_samples, settings.confidence_level, recipe.seed
     )
     notify({"event": "comparison", **comparison.summary()})
     return comparison

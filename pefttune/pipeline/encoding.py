@@ -16,21 +16,28 @@ if TYPE_CHECKING:
     from pefttune.training import Notify
 
 
-def encode(recipe: Recipe, encoder: tasks.Encoder, rows: Sequence[Row], what: str, notify: Notify) -> list[Example]:
-    """The rows as examples. Texts that do not fit `max_length` are counted and told; raises DataError if so asked."""
-    examples = [encoder(row) for row in rows]
-    long = [example.origin for example in examples if example.truncated]
+def encode(
+    recipe: Recipe, encoder: tasks.Encoder, rows: Sequence[Row], what: str, notify: Notify
+) -> list[tasks.Encoded]:
+    """The examples of each row. Texts that do not fit `max_length` are counted and told, or a DataError if so asked."""
+    encoded = [encoder(row) for row in rows]
+    long = [each[0].origin for each in encoded if each[0].truncated]
     if not long:
-        return examples
+        return encoded
     told = f"{len(long)} of {len(rows)} {what} rows do not fit data.max_length = {recipe.data.max_length} tokens"
     if recipe.data.too_long == "error":
         raise DataError(f"{told}: {first_of(long)}. Raise the limit, or set data.too_long to truncate or drop")
     dropped = recipe.data.too_long == "drop" and what == "training"
     tell(notify, f"{told}; they {'are dropped' if dropped else 'lose their end'}: {first_of(long)}")
-    kept = [example for example in examples if not (dropped and example.truncated)]
+    kept = [each for each in encoded if not (dropped and each[0].truncated)]
     if not kept:
         raise DataError(f"{told}, so none is left to train on. Raise the limit, or set data.too_long to truncate")
     return kept
+
+
+def flat(encoded: Sequence[tasks.Encoded]) -> list[Example]:
+    """The examples of all rows."""
+    return [example for each in encoded for example in each]
 
 
 def try_ragged(session: Session, examples: Sequence[Example], notify: Notify) -> None:

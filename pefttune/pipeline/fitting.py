@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pefttune import tasks
 from pefttune.data import Example, Row
 from pefttune.pipeline.beginning import Line
-from pefttune.pipeline.encoding import encode, tell_long, try_ragged
+from pefttune.pipeline.encoding import encode, flat, tell_long, try_ragged
 from pefttune.pipeline.telling import counter, tell
 
 if TYPE_CHECKING:
@@ -20,14 +21,9 @@ def attach(session: Session, line: Line) -> None:
     """Put the line's new adapter and its head into the session."""
     from accelerate.utils import set_seed
 
-    from pefttune import methods
-    from pefttune.inference import Loaded
-
-    base, recipe, task = session.base, line.recipe, line.task
-    encoder = task.encoder(base.tokenizer, recipe.data.max_length)
+    recipe = line.recipe
     set_seed(recipe.seed)
-    adapter = methods.attach(base.model, recipe.adapter)
-    session.add(line.name, Loaded(task, encoder, adapter, task.new_head(base.model)))
+    session.add(line.name, session.attach(line.task, recipe.adapter, recipe.data.max_length))
 
 
 def fit(session: Session, lines: Sequence[Line]) -> list[tuple[TrainingLog, dict[str, Any]]]:
@@ -57,13 +53,13 @@ def fit(session: Session, lines: Sequence[Line]) -> list[tuple[TrainingLog, dict
     return list(zip(logs, costs, strict=True))
 
 
-def _encoded(session: Session, line: Line) -> tuple[list[Example], list[Example]]:
-    """Training and validation rows as examples. Told: rows that are too long, and whether batches can be ragged."""
+def _encoded(session: Session, line: Line) -> tuple[list[Example], list[tasks.Encoded]]:
+    """Training rows as examples, and those of each validation row. Told: rows that are too long, batches not ragged."""
 
-    def encoded(rows: Sequence[Row], what: str) -> list[Example]:
+    def encoded(rows: Sequence[Row], what: str) -> list[tasks.Encoded]:
         return encode(line.recipe, session[line.name].encoder, rows, what, line.notify)
 
-    train, validation = encoded(line.rows.train, "training"), encoded(line.rows.validation, "validation")
+    train, validation = flat(encoded(line.rows.train, "training")), encoded(line.rows.validation, "validation")
     if line.recipe.data.too_long == "error":  # said of test rows now, not when the training is over
         encoded(line.rows.test, "test")
     try_ragged(session, train, line.notify)
@@ -71,13 +67,13 @@ def _encoded(session: Session, line: Line) -> tuple[list[Example], list[Example]
     return train, validation
 
 
-def _work(session: Session, line: Line, train: list[Example], validation: list[Example]) -> Work:
+def _work(session: Session, line: Line, train: list[Example], validation: list[tasks.Encoded]) -> Work:
     """What the loop needs to know of a run. Where layers are frozen, the examples are run through them once."""
     from pefttune import batching, evaluation, training
 
     name, recipe, config, ours = line.name, line.recipe, line.recipe.training, session[line.name]
     entering_train = _boundary(session, line, "training", train, every_answer=False)
-    entering_validation = _boundary(session, line, "validation", validation, every_answer=True)
+    entering_validation = _boundary(session, line, "validation", flat(validation), every_answer=True)
     rows_a_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
 
     def plan(epoch: int) -> Sequence[Sequence[Sequence[int]]]:
@@ -99,7 +95,7 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[E
         collate=collate,
         train_mode=ours.train,
         evaluate=evaluate,
-        primary=ours.task.primary,
+        watched=ours.task.watched,
         origins=lambda indices: [train[i].origin for i in indices],
         config=config,
         run_folder=line.run_folder,

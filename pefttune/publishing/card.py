@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pefttune.data import CATALOGUE
 
 TEMPLATE = "card.md.jinja"
+AUTO_CLASSES = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+}
+"""transformers' class for a base with a head, by PEFT's name of the task."""
 
 
 def render_card(manifest: dict[str, Any]) -> str:
@@ -18,13 +25,16 @@ def render_card(manifest: dict[str, Any]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.globals |= {"pct": _percent, "points": _points}
-    recipe, base = manifest["recipe"], manifest["base"]
+    environment.filters["cell"] = _cell
+    recipe, base, head = manifest["recipe"], manifest["base"], manifest["head"]
     return environment.get_template(TEMPLATE).render(
         name=manifest["name"],
         task=recipe["task"]["type"],
-        approach=recipe["task"]["approach"],
         labels=manifest["labels"],
         prompt=manifest["prompt"],
+        example=_example(manifest["inputs"]),
+        auto_class=head and AUTO_CLASSES[head["task_type"]],
+        outputs=head and head["outputs"],
         method=recipe["adapter"]["method"],
         parameters=manifest["parameters"],
         version=manifest["versions"]["pefttune"],
@@ -48,3 +58,14 @@ def _percent(fraction: float) -> str:
 
 def _points(fraction: float) -> str:
     return f"{100 * fraction:+.1f} points"
+
+
+def _cell(text: str) -> str:
+    """Text as a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _example(inputs: Sequence[str]) -> str:
+    """Two rows as Python has them."""
+    row = '"…"' if len(inputs) == 1 else "{" + ", ".join(f'"{column}": "…"' for column in inputs) + "}"
+    return f"{row}, {row}"

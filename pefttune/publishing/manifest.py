@@ -32,7 +32,9 @@ def describe(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": portable(to_mapping(recipe), base.located),
         "labels": list(loaded.task.labels),
+        "inputs": list(loaded.task.inputs),
         "prompt": loaded.encoder.render(),
+        "head": _head(loaded),
         "base": describe_base(base, recipe),
         "data": asdict(report),
         "parameters": sum(parameter.numel() for parameter in loaded.parameters.values()),
@@ -41,6 +43,12 @@ def describe(
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in VERSIONED},
     }
+
+
+def _head(loaded: Loaded) -> dict[str, Any] | None:
+    """What kind of head the adapter has, in PEFT's words, and how many outputs."""
+    head = loaded.head
+    return None if head is None else {"task_type": head.task_type, "outputs": head.linear.out_features}
 
 
 def describe_base(base: Base, recipe: Recipe) -> dict[str, Any]:

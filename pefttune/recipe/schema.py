@@ -9,93 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Hashable
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-T = TypeVar("T", bound=Hashable)
-
-
-def _not_boolean(value: Any) -> Any:
-    """Pydantic alone reads `true` as the number 1."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("not_a_number", "not a number")
-    return value
-
-
-def _some_and_distinct(values: tuple[T, ...]) -> tuple[T, ...]:
-    if not values:
-        raise ValueError("must not be empty")
-    for value, times in Counter(values).items():
-        if times > 1:
-            raise ValueError(f"{value!r} stands here {times} times")
-    return values
-
-
-Whole = Annotated[int, BeforeValidator(_not_boolean)]
-Number = Annotated[float, BeforeValidator(_not_boolean)]
-Switch = Annotated[bool, Strict()]
-NonNegative = Annotated[Number, Field(ge=0)]
-Positive = Annotated[Number, Field(gt=0)]
-Fraction = Annotated[Number, Field(ge=0, lt=1)]
-Texts = Annotated[tuple[str, ...], AfterValidator(_some_and_distinct)]
-Indices = Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], AfterValidator(_some_and_distinct)]
-
-
-class Section(BaseModel):
-    """A frozen part of a recipe that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_min_length=1)
-
-
-class TextClassification(Section):
-    """Sentiment, topic, intent, spam: one label for a text."""
-
-    type: Literal["text-classification"] = Field(description="The task, by the Hub's pipeline tag.")
-    approach: Literal["label-words", "head"] = Field(
-        "label-words",
-        description="`label-words`: the language model answers with the label's words and the likeliest answer wins. "
-        "`head`: a new linear layer on the last token's hidden state.",
-    )
-    labels: Texts | None = Field(
-        None,
-        description="The labels, in order. By default those of the training rows, sorted.",
-        examples=[["negative", "positive"]],
-    )
-    instruction: str = Field(
-        "Classify the text. Answer with one of: {labels}.",
-        description="System message for `label-words`; `{labels}` stands for the labels joined by commas.",
-        examples=["Did the writer like the film? Answer with one of {labels}."],
-    )
-
-    @field_validator("labels")
-    @classmethod
-    def _at_least_two(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if labels is not None and len(labels) < 2:
-            raise ValueError(f"needs at least two labels; {labels[0]!r} alone leaves nothing to learn")
-        return labels
-
-    @field_validator("instruction")
-    @classmethod
-    def _known_placeholders(cls, instruction: str) -> str:
-        for name in re.findall(r"{([^{}]*)}", instruction):
-            if name != "labels":
-                raise ValueError(f"unknown placeholder '{{{name}}}'; only '{{labels}}' is filled in")
-        return instruction
+from pefttune.recipe.tasks import TaskSection
+from pefttune.recipe.types import Fraction, Indices, NonNegative, Number, Positive, Section, Switch, Texts, Whole
 
 
 class Base(Section):
@@ -409,7 +329,7 @@ class Output(Section):
 class Recipe(Section):
     """One downstream task, complete."""
 
-    task: TextClassification = Field(description="What is to be learned.")
+    task: TaskSection = Field(description="What is to be learned.")
     base: Base = Field(default_factory=Base, description="The frozen model.")
     data: Data = Field(description="The rows.")
     adapter: Lora = Field(default_factory=lambda: Lora(method="lora"), description="What is trained.")

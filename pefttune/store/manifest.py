@@ -11,9 +11,8 @@ from typing import Any
 from pefttune.errors import AdapterError
 
 MANIFEST = "pefttune.json"
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 16 << 20
-_ACCURACY = {"accuracy": float}
 SHAPE: dict[str, Any] = {
     "name": str,
     "recipe": {"task": {"type": str}, "data": {"columns": dict}},
@@ -26,7 +25,7 @@ SHAPE: dict[str, Any] = {
         "fingerprint": dict.fromkeys(("config", "tensors", "quantization", "tokenizer", "chat_template"), str),
     },
     "data": {"fingerprints": dict},
-    "comparison": {"base": _ACCURACY, "adapter": _ACCURACY},
+    "comparison": {"primary": str, "shown": dict, "adapter": dict, "others": dict, "differences": list},
     "files": dict,
 }
 """What other rooms take from a manifest without looking twice."""
@@ -53,7 +52,10 @@ def read_manifest(folder: Path, check_files: bool = True) -> dict[str, Any]:
     if not isinstance(content, dict) or "format" not in content:
         raise AdapterError(f"{path} is not a manifest of pefttune")
     if content["format"] != FORMAT:
-        raise AdapterError(f"{path}: format {content['format']} is not {FORMAT}; a newer pefttune may read it")
+        raise AdapterError(
+            f"{path}: format {content['format']} is not {FORMAT}, which this pefttune reads; train it anew, or use the "
+            "pefttune that wrote it"
+        )
     if faults := list(_misfits(content, SHAPE)):
         raise AdapterError(f"{path} is damaged: {', '.join(faults)} missing or of the wrong kind")
     if check_files:

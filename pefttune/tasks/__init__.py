@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from pefttune.tasks.protocol import Encoder, Prediction, ScoredBatch, Task
-from pefttune.tasks.text_classification import TextClassification
+from pefttune.tasks.protocol import Encoded, Encoder, Generation, Piece, Prediction, ScoredBatch, Task
+from pefttune.tasks.text_classification import Classified, TextClassification
 
 TASKS: dict[str, Callable[..., Task]] = {"text-classification": TextClassification.from_section}
 
@@ -14,4 +14,16 @@ def get(section: Any) -> Task:
     return TASKS[section.type](section)
 
 
-__all__ = ["TASKS", "Encoder", "Prediction", "ScoredBatch", "Task", "TextClassification", "get"]
+__all__ = [
+    "TASKS",
+    "Classified",
+    "Encoded",
+    "Encoder",
+    "Generation",
+    "Piece",
+    "Prediction",
+    "ScoredBatch",
+    "Task",
+    "TextClassification",
+    "get",
+]

@@ -12,6 +12,7 @@ from typing import Any
 
 from pefttune.data import Example, Row
 from pefttune.errors import BaseError, DataError
+from pefttune.tasks.protocol import Encoded
 
 PLACEHOLDER = "\u2402TEXT\u2403"  # survives templates that strip or escape
 # Some templates write today's date (Llama 3, gpt-oss), so an adapter would meet another prompt on every day. The line
@@ -44,11 +45,11 @@ class LabelWordEncoder:
         fixed = len(self._before) + len(self._after) + max(map(len, self._answers))
         self._room = _room(max_length, fixed)
 
-    def __call__(self, row: Row) -> Example:
+    def __call__(self, row: Row) -> Encoded:
         """Prompt and every label's answer; only the text is cut, at its end."""
         text = _text_tokens(self._tokenizer, row.values["text"])
         prompt = (*self._before, *text[: self._room], *self._after)
-        return Example(prompt, self._answers, _target(self._labels, row), row.origin, len(text) > self._room)
+        return (Example(prompt, self._answers, _target(self._labels, row), row.origin, len(text) > self._room),)
 
     def render(self) -> str:
         """The prompt with `{text}` in place of the text."""
@@ -56,25 +57,26 @@ class LabelWordEncoder:
 
 
 class HeadEncoder:
-    """The bare text, with the special tokens that the tokenizer puts around every text."""
+    """The bare text, with the special tokens that the tokenizer puts around every text. The head reads the last token
+    of a decoder, which alone has seen all of it, and the first of an encoder."""
 
-    def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int, *, causal: bool) -> None:
+        self._tokenizer, self._causal = tokenizer, causal
         self._labels = {label: index for index, label in enumerate(labels)}
         self._before, self._after = _special_tokens_around(tokenizer)
         self._room = _room(max_length, len(self._before) + len(self._after))
 
-    def __call__(self, row: Row) -> Example:
-        """The text, cut at its end; the head reads the last token."""
+    def __call__(self, row: Row) -> Encoded:
+        """The text, cut at its end."""
         text = _text_tokens(self._tokenizer, row.values["text"])
         prompt = (*self._before, *text[: self._room], *self._after)
         target = _target(self._labels, row)
-        marks = ((len(prompt) - 1, -100 if target is None else target),)
-        return Example(prompt, (), target, row.origin, len(text) > self._room, marks)
+        marks = ((len(prompt) - 1 if self._causal else 0, -100 if target is None else target),)
+        return (Example(prompt, (), target, row.origin, len(text) > self._room, marks),)
 
     def render(self) -> str:
-        """The text alone."""
-        return "{text}"
+        """Nothing: the text is read as it is."""
+        return ""
 
 
 def _render(tokenizer: Any, instruction: str) -> tuple[str, str]:

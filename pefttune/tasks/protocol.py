@@ -9,21 +9,48 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pefttune.data import Example, Row
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    import numpy as np
+    from torch import Tensor
+
+    from pefttune.tasks.head import Head
+
+Encoded = tuple[Example, ...]
+"""The examples that are made of one row: one, or the windows of a long text."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one row: the label, how sure it is of each, and whether the text had to be cut."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a text as a prediction is drawn in it, and its tag where it is marked."""
 
-    label: str
-    probabilities: dict[str, float]
-    truncated: bool
+    text: str
+    tag: str | None = None
+
+
+class Prediction(Protocol):
+    """What the model says of one row. `str()` of it is the answer in a few words."""
 
     @property
     def confidence(self) -> float:
-        """Probability of the predicted label."""
-        return self.probabilities[self.label]
+        """How likely the model finds its answer, between 0 and 1."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the text had to be cut."""
+
+    def columns(self) -> dict[str, Any]:
+        """What a row gains by it, JSON-able; the answer itself under `prediction`."""
+
+    def pieces(self, row: Row) -> tuple[Piece, ...]:
+        """The row's text, with what was found in it marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How an answer is written: its least and greatest length in tokens, and the beams of the search (1 is greedy)."""
+
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    num_beams: int = 1
 
 
 class ScoredBatch(Protocol):
@@ -35,7 +62,7 @@ class ScoredBatch(Protocol):
 
     @property
     def answers_N(self) -> Tensor:
-        """Which answer, counted through the batch, each row belongs to."""
+        """Which answer, counted through the batch, each row belongs to. For a head, an example is one answer."""
 
     @property
     def n_answers(self) -> int:
@@ -43,11 +70,14 @@ class ScoredBatch(Protocol):
 
     @property
     def n_examples(self) -> int:
-        """Rows of data."""
+        """Examples in the batch."""
 
 
 class Task(Protocol):
-    """One downstream task. Nothing of it needs torch until a batch is scored."""
+    """One downstream task. Nothing of it needs torch until a batch is scored.
+
+    The predictions that it is given are those that it made.
+    """
 
     @property
     def name(self) -> str:
@@ -62,12 +92,21 @@ class Task(Protocol):
         """Those of them the model reads, all that prediction needs."""
 
     @property
-    def primary(self) -> str:
-        """The metric by which the best weights are chosen; greater is better."""
+    def shown(self) -> Mapping[str, str]:
+        """The metrics that are shown, all fractions, and how each is called; the first is the primary one, by which
+        adapter and base are compared. Greater is better in the primary one."""
+
+    @property
+    def generation(self) -> Generation | None:
+        """How answers are written, token by token; None for a task that only scores."""
+
+    @property
+    def watched(self) -> str:
+        """The metric on the validation rows by which the best weights are chosen; greater is better."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What can be predicted, in the order of scores."""
+        """What can be predicted, in the order of scores; empty where answers are free."""
 
     def check(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row's values, cleaned. Raises RowFault for a row that cannot be used."""
@@ -78,10 +117,13 @@ class Task(Protocol):
     def with_labels(self, labels: Sequence[str]) -> Task:
         """The task with the labels that an adapter was trained on."""
 
-    def encoder(self, tokenizer: Any, max_length: int) -> Encoder:
-        """What turns rows into examples. Raises BaseError or DataError when this tokenizer cannot serve."""
+    def encoder(self, tokenizer: Any, max_length: int, *, causal: bool) -> Encoder:
+        """What turns rows into examples, for a decoder (`causal`) or an encoder.
 
-    def new_head(self, model: Any) -> nn.Linear | None:
+        Raises BaseError or DataError when this base or its tokenizer cannot serve.
+        """
+
+    def new_head(self, model: Any, *, causal: bool) -> Head | None:
         """A fresh output layer for this base, or None where the language model's own serves."""
 
     def loss(self, outputs: Tensor, batch: ScoredBatch) -> Tensor:
@@ -90,24 +132,37 @@ class Task(Protocol):
         `outputs` are the head's logits (N, C), or without a head the log-likelihoods (N,) of the target tokens.
         """
 
-    def scores(self, outputs: Tensor, batch: ScoredBatch) -> Tensor:
-        """Log-scores (B, C) of the classes for each example."""
+    def scores(self, outputs: Tensor, batch: ScoredBatch) -> Sequence[Tensor]:
+        """For each example what `decode` wants to know of it, in float32."""
 
-    def decode(self, scores: Sequence[float], truncated: bool) -> Prediction:
-        """The prediction that an example's scores stand for."""
+    def decode(self, row: Row, encoded: Encoded, scores: Sequence[Any]) -> Prediction:
+        """The prediction that the scores of a row's examples stand for: tensors on the CPU, or what was written where
+        there is a `generation`."""
 
-    def metrics(self, predictions: Sequence[Prediction], references: Sequence[str]) -> dict[str, Any]:
-        """Every metric, the primary one among them."""
+    def metrics(self, predictions: Sequence[Any], rows: Sequence[Row]) -> dict[str, Any]:
+        """Every metric, JSON-able, those of `shown` among them."""
 
-    def zero_shot(self) -> Task:
-        """The form of this task in which the base can be asked without any training."""
+    def tallies(self, predictions: Sequence[Any], rows: Sequence[Row]) -> np.ndarray:
+        """What each row adds to the counts that the primary metric is made of: (rows, K)."""
+
+    def primary_of(self, tallies: np.ndarray) -> np.ndarray:
+        """The primary metric of summed tallies (…, K): (…)."""
+
+    def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, Sequence[Any]]:
+        """What any model must beat: its name, and what it predicts of `rows`, knowing `train`."""
+
+    def reference(self, row: Row) -> str:
+        """The right answer in a few words."""
+
+    def zero_shot(self) -> Task | None:
+        """The form of this task in which a language model can be asked without any training; None if there is none."""
 
 
 class Encoder(Protocol):
     """Turns rows into examples, always the same way in training and at inference."""
 
-    def __call__(self, row: Row) -> Example:
-        """The example of a row, cut to the length limit and saying so."""
+    def __call__(self, row: Row) -> Encoded:
+        """The examples of a row, cut to the length limit and saying so, or in windows."""
 
     def render(self) -> str:
-        """The prompt with `{text}` in place of the text, for the adapter's card."""
+        """The prompt with `{text}` in place of the text, for the adapter's card; empty where there is none."""

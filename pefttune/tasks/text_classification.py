@@ -7,18 +7,46 @@ import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttune.data import Row
 from pefttune.data.faults import RowFault
-from pefttune.errors import DataError
-from pefttune.recipe import schema
-from pefttune.tasks.protocol import Encoder, Prediction, ScoredBatch
+from pefttune.errors import BaseError, DataError
+from pefttune.recipe import tasks as sections
+from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
 if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
-    from torch import Tensor, nn
+    import numpy as np
+    from torch import Tensor
+
+    from pefttune.tasks.head import Head
 
 CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The label of a text, and how likely the model finds each one."""
+
+    label: str
+    probabilities: dict[str, float]
+    truncated: bool
+
+    def __str__(self) -> str:
+        return self.label
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the predicted label."""
+        return self.probabilities[self.label]
+
+    def columns(self) -> dict[str, Any]:
+        """The label and its probability."""
+        return {"prediction": self.label, "confidence": self.confidence, "truncated": self.truncated}
+
+    def pieces(self, row: Row) -> tuple[Piece, ...]:
+        """The text, nothing in it marked."""
+        return (Piece(row.values["text"]),)
 
 
 @dataclass(frozen=True)
@@ -33,10 +61,17 @@ class TextClassification:
     name: str = "text-classification"
     columns: tuple[str, ...] = ("text", "label")
     inputs: tuple[str, ...] = ("text",)
-    primary: str = "accuracy"
+    shown: ClassVar[dict[str, str]] = {
+        "accuracy": "accuracy",
+        "macro_f1": "macro-F1",
+        "calibration_error": "calibration error",
+    }
+
+    watched: str = "accuracy"
+    generation: None = None
 
     @classmethod
-    def from_section(cls, section: schema.TextClassification) -> TextClassification:
+    def from_section(cls, section: sections.TextClassification) -> TextClassification:
         """The task of a recipe; without `labels` there, they are those of the training rows."""
         return cls(section.approach, tuple(section.labels or ()), section.instruction)
 
@@ -79,25 +114,27 @@ class TextClassification:
         """The task with the labels that an adapter was trained on."""
         return dataclasses.replace(self, labels=tuple(labels))
 
-    def encoder(self, tokenizer: Any, max_length: int) -> Encoder:
+    def encoder(self, tokenizer: Any, max_length: int, *, causal: bool) -> Encoder:
         """Prompt and label words through the chat template, or the bare text for a head."""
         from pefttune.tasks.prompt import HeadEncoder, LabelWordEncoder
 
         if self.approach == "head":
-            return HeadEncoder(tokenizer, self.labels, max_length)
+            return HeadEncoder(tokenizer, self.labels, max_length, causal=causal)
+        if not causal:
+            raise BaseError("this base is an encoder and cannot answer in words: set task.approach to head")
         instruction = self.instruction.replace("{labels}", ", ".join(self.labels))
         return LabelWordEncoder(tokenizer, self.labels, instruction, max_length, self.closed)
 
-    def new_head(self, model: Any) -> nn.Linear | None:
-        """A linear layer on the last token's hidden state (as transformers' …ForSequenceClassification of decoders)."""
+    def new_head(self, model: Any, *, causal: bool) -> Head | None:
+        """A linear layer, as in transformers' …ForSequenceClassification: on the last token of a decoder, on the pooled
+        first token of an encoder."""
         if self.approach != "head":
             return None
-        import torch
+        from pefttune.tasks.head import Head
 
-        hidden_size = model.config.get_text_config().hidden_size
-        head = torch.nn.Linear(hidden_size, len(self.labels), bias=False, device=model.device, dtype=torch.float32)
-        torch.nn.init.normal_(head.weight, std=model.config.get_text_config().initializer_range)
-        return head
+        if causal:
+            return Head(model, len(self.labels), key="score", task_type="SEQ_CLS", bias=False)
+        return Head(model, len(self.labels), key="classifier", task_type="SEQ_CLS", pooled=True)
 
     def loss(self, outputs: Tensor, batch: ScoredBatch) -> Tensor:
         """Cross-entropy summed over the answer's tokens, or over the examples for a head."""
@@ -107,29 +144,30 @@ class TextClassification:
             return cross_entropy(outputs, batch.targets_N, reduction="sum")
         return -outputs.sum()
 
-    def scores(self, outputs: Tensor, batch: ScoredBatch) -> Tensor:
-        """Log-likelihood of each label's whole answer, or log-softmax of the head's logits: (B, C)."""
+    def scores(self, outputs: Tensor, batch: ScoredBatch) -> Sequence[Tensor]:
+        """Log-likelihood of each label's whole answer, or log-softmax of the head's logits: (C,) for each example."""
         import torch
 
         if self.approach == "head":
-            return torch.log_softmax(outputs, dim=-1)
+            return torch.log_softmax(outputs, dim=-1).unbind()
         totals = torch.zeros(batch.n_answers, device=outputs.device).index_add(0, batch.answers_N, outputs)
-        return totals.reshape(-1, len(self.labels))
+        return totals.reshape(-1, len(self.labels)).unbind()
 
-    def decode(self, scores: Sequence[float], truncated: bool) -> Prediction:
+    def decode(self, row: Row, encoded: Encoded, scores: Sequence[Tensor]) -> Classified:
         """The likeliest label, with probabilities over the labels."""
         import numpy as np
         from scipy.special import softmax
 
-        probabilities = softmax(np.asarray(scores, dtype=np.float64))
+        probabilities = softmax(scores[0].double().numpy())
         best = self.labels[int(np.argmax(probabilities))]
-        return Prediction(best, dict(zip(self.labels, map(float, probabilities), strict=True)), truncated)
+        by_label = dict(zip(self.labels, map(float, probabilities), strict=True))
+        return Classified(best, by_label, encoded[0].truncated)
 
-    def metrics(self, predictions: Sequence[Prediction], references: Sequence[str]) -> dict[str, Any]:
+    def metrics(self, predictions: Sequence[Classified], rows: Sequence[Row]) -> dict[str, Any]:
         """Accuracy, macro-F1, precision, recall and F1 per class, expected calibration error, confusion matrix."""
         from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-        predicted = [prediction.label for prediction in predictions]
+        predicted, references = [prediction.label for prediction in predictions], [self.reference(row) for row in rows]
         per_class = precision_recall_fscore_support(references, predicted, labels=self.labels, zero_division=0.0)
         return {
             "accuracy": sum(p == r for p, r in zip(predicted, references, strict=True)) / len(references),
@@ -142,7 +180,29 @@ class TextClassification:
             "confusion": confusion_matrix(references, predicted, labels=self.labels).tolist(),
         }
 
-    def _calibration_error(self, predictions: Sequence[Prediction], references: Sequence[str]) -> float:
+    def tallies(self, predictions: Sequence[Classified], rows: Sequence[Row]) -> np.ndarray:
+        """Whether the row is right, and 1: (rows, 2)."""
+        import numpy as np
+
+        return np.array([[p.label == self.reference(row), 1] for p, row in zip(predictions, rows, strict=True)], float)
+
+    def primary_of(self, tallies: np.ndarray) -> np.ndarray:
+        """Accuracy."""
+        right: np.ndarray = tallies[..., 0] / tallies[..., 1]
+        return right
+
+    def baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> tuple[str, Sequence[Classified]]:
+        """Always the commonest label, as sure of each as it is frequent."""
+        counts = Counter(self.reference(row) for row in train)
+        shares = {label: counts[label] / len(train) for label in self.labels}
+        commonest = counts.most_common(1)[0][0]
+        return f"always {commonest!r}", [Classified(commonest, shares, False)] * len(rows)
+
+    def reference(self, row: Row) -> str:
+        """Its label."""
+        return str(row.values["label"])
+
+    def _calibration_error(self, predictions: Sequence[Classified], references: Sequence[str]) -> float:
         """Expected calibration error over 15 bins (Guo et al. 2017, arXiv:1706.04599)."""
         import torch
         from torchmetrics.functional.classification import multiclass_calibration_error

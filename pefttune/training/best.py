@@ -15,11 +15,11 @@ from pefttune.errors import StorageError
 
 
 class Best:
-    """Keeps the weights of the evaluation with the highest primary metric; of equals, the earliest."""
+    """Keeps the weights of the evaluation with the highest watched metric; of equals, the earliest."""
 
-    def __init__(self, run_folder: Path, primary: str) -> None:
+    def __init__(self, run_folder: Path, watched: str) -> None:
         self._path = run_folder / "best.safetensors"
-        self._primary = primary
+        self._watched = watched
         self._score = float("-inf")
         self._state: dict[str, Tensor] = {}
         self._step = 0
@@ -28,10 +28,10 @@ class Best:
     def consider(self, step: int, metrics: Mapping[str, Any], trainable: Mapping[str, nn.Parameter]) -> None:
         """Take over the weights if these metrics are the best so far. Raises StorageError."""
         self.evaluations_since += 1
-        if metrics[self._primary] <= self._score:
+        if metrics[self._watched] <= self._score:
             return
         self.evaluations_since = 0
-        self._score, self._step = metrics[self._primary], step
+        self._score, self._step = metrics[self._watched], step
         self._state = {key: parameter.detach().cpu().clone() for key, parameter in trainable.items()}
         staging = self._path.with_suffix(".partial")
         try:

@@ -56,8 +56,8 @@ class Work:
     train_mode: Callable[[bool], None]
     evaluate: Callable[[], dict[str, Any]]
     """Metrics on the validation rows."""
-    primary: str
-    """The metric by which the best weights are chosen."""
+    watched: str
+    """The metric by which the best weights are chosen; greater is better."""
     origins: Callable[[Sequence[int]], list[str]]
     """Where rows stand, to name them."""
     config: Any
@@ -93,7 +93,7 @@ class Learner:
         self._every = config.eval_steps or max(1, math.ceil(self._total / EVALUATIONS_BY_DEFAULT))
         self._schedule = _schedule(config, self._optimizer.optimizer, self._total)
         self._steps = itertools.islice(_endless(work), self._total)
-        self._best = Best(work.run_folder, work.primary)
+        self._best = Best(work.run_folder, work.watched)
         self._guard = MovementGuard(work.name, work.trainable)
         self.log = TrainingLog()
         self.done = False
@@ -149,7 +149,7 @@ class Learner:
         if step % self._every and step != self._total:
             return
         work.train_mode(False)
-        metrics = {"step": step, **work.evaluate()}
+        metrics = {"step": step, "watched": work.watched, **work.evaluate()}
         work.train_mode(True)
         work.notify({"event": "evaluation", **metrics})
         told = {f"eval_{key}": value for key, value in metrics.items() if isinstance(value, float)}

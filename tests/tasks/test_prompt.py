@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from pefttune import tasks
 from pefttune.data import Example, Row
 from pefttune.errors import BaseError, DataError
-from pefttune.recipe import schema
+from pefttune.recipe import tasks as sections
 
 NO_SYSTEM = (
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
@@ -45,7 +45,9 @@ def with_template(new_tokenizer: Any, tmp_path: Path) -> Any:
 
 
 def task_of(labels: tuple[str, ...] = ("bad", "good"), approach: str = "label-words", **section: Any) -> tasks.Task:
-    return tasks.get(schema.TextClassification(type="text-classification", approach=approach, labels=labels, **section))
+    return tasks.get(
+        sections.TextClassification(type="text-classification", approach=approach, labels=labels, **section)
+    )
 
 
 def encoded(tokenizer: Any, text: str, label: str = "good", max_length: int = 256, **section: Any) -> Example:

@@ -17,12 +17,12 @@ from pefttune.data import Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError
 from pefttune.inference import Session
-from pefttune.recipe import schema
+from pefttune.recipe import tasks as sections
 from pefttune.tasks import TextClassification
 
 
 def task_of(labels: tuple[str, ...] | None = None, approach: str = "label-words") -> tasks.TextClassification:
-    section = schema.TextClassification(type="text-classification", approach=approach, labels=labels)
+    section = sections.TextClassification(type="text-classification", approach=approach, labels=labels)
     return tasks.TextClassification.from_section(section)
 
 
