@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pefttune.batching.layout import Layout
 from pefttune.batching.tree import Source
-from pefttune.data import Example
+from pefttune.data import UNKNOWN, Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,12 @@ class Batch:
     """The hidden states to begin with, where those of the frozen layers below are known."""
 
 
-UNKNOWN = -100  # what cross-entropy passes over
-
-
 class Scored:
     """Collects which rows are scored, example by example."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
-        self.targets: list[int] = []
+        self.targets: list[float] = []
         self.answers: list[int] = []
         self.n_answers = 0
 
@@ -79,7 +76,7 @@ class Scored:
         other one by the row before it."""
         self._add([prompt_end, *range(start, start + len(tokens) - 1)], tokens)
 
-    def _add(self, rows: Sequence[int], targets: Sequence[int]) -> None:
+    def _add(self, rows: Sequence[int], targets: Sequence[float]) -> None:
         self.rows += rows
         self.targets += targets
         self.answers += [self.n_answers] * len(rows)

@@ -3,7 +3,7 @@
 from pefttune.data.archives import extract_member
 from pefttune.data.catalogue import CATALOGUE, Entry, locate
 from pefttune.data.dataset import DataReport, Dataset
-from pefttune.data.example import Example, Row
+from pefttune.data.example import UNKNOWN, Example, Row
 from pefttune.data.load import load, load_file
 from pefttune.data.package_index import Pin, cache_dir, fetch
 from pefttune.data.readers import read_rows
@@ -11,6 +11,7 @@ from pefttune.data.writers import write_rows
 
 __all__ = [
     "CATALOGUE",
+    "UNKNOWN",
     "DataReport",
     "Dataset",
     "Entry",

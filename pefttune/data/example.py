@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+UNKNOWN = -100
+"""The target that is not known: what cross-entropy passes over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -21,7 +24,7 @@ class Example:
 
     `prompt` is read by the base. Each of `answers` is a candidate continuation of the prompt, `target` the index of the
     right one, None where it is not known. For a head there are `marks` instead: positions of the prompt that the head
-    reads (the last, the first, every one), each with its right class, -100 where it is not known.
+    reads (the last, the first, every one), each with its right class or number, -100 where it is not known.
     """
 
     prompt: tuple[int, ...]
@@ -29,7 +32,7 @@ class Example:
     target: int | None
     origin: str
     truncated: bool = False
-    marks: tuple[tuple[int, int], ...] = ()
+    marks: tuple[tuple[int, float], ...] = ()
 
     def __len__(self) -> int:
         """Tokens of the prompt and its longest answer."""

@@ -3,10 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
+from pefttune.tasks.multi_label import MultiLabel
 from pefttune.tasks.protocol import Encoded, Encoder, Generation, Piece, Prediction, ScoredBatch, Task
 from pefttune.tasks.text_classification import Classified, TextClassification
+from pefttune.tasks.text_regression import TextRegression
 
-TASKS: dict[str, Callable[..., Task]] = {"text-classification": TextClassification.from_section}
+CLASSIFIERS: dict[str, Callable[[Any], Task]] = {
+    "single_label_classification": TextClassification.from_section,
+    "multi_label_classification": MultiLabel.from_section,
+    "regression": lambda section: TextRegression(),
+}
+TASKS: dict[str, Callable[[Any], Task]] = {
+    "text-classification": lambda section: CLASSIFIERS[section.problem_type](section),
+}
 
 
 def get(section: Any) -> Task:

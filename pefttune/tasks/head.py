@@ -26,6 +26,14 @@ class Head(nn.Module):
         # In a tuple: it is the base's, and no part of what is trained and saved.
         self._pooler = (model.pooler,) if pooled and getattr(model, "pooler", None) is not None else ()
 
+    @classmethod
+    def of_text(cls, model: Any, n_outputs: int, *, causal: bool) -> Head:
+        """As in transformers' …ForSequenceClassification: on the last token of a decoder, on the pooled first token of
+        an encoder."""
+        if causal:
+            return cls(model, n_outputs, key="score", task_type="SEQ_CLS", bias=False)
+        return cls(model, n_outputs, key="classifier", task_type="SEQ_CLS", pooled=True)
+
     def forward(self, rows_ND: Tensor) -> Tensor:
         """Logits (N, C) in float32."""
         for pooler in self._pooler:

@@ -7,7 +7,7 @@ and cutting a long text cannot cut the question.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pefttune.data import Example, Row
@@ -60,9 +60,11 @@ class HeadEncoder:
     """The bare text, with the special tokens that the tokenizer puts around every text. The head reads the last token
     of a decoder, which alone has seen all of it, and the first of an encoder."""
 
-    def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int, *, causal: bool) -> None:
-        self._tokenizer, self._causal = tokenizer, causal
-        self._labels = {label: index for index, label in enumerate(labels)}
+    def __init__(
+        self, tokenizer: Any, targets: Callable[[Row], Sequence[float]], max_length: int, *, causal: bool
+    ) -> None:
+        """`targets` are what the head should say of a row: one class, or a number for each of its outputs."""
+        self._tokenizer, self._causal, self._targets = tokenizer, causal, targets
         self._before, self._after = _special_tokens_around(tokenizer)
         self._room = _room(max_length, len(self._before) + len(self._after))
 
@@ -70,9 +72,9 @@ class HeadEncoder:
         """The text, cut at its end."""
         text = _text_tokens(self._tokenizer, row.values["text"])
         prompt = (*self._before, *text[: self._room], *self._after)
-        target = _target(self._labels, row)
-        marks = ((len(prompt) - 1 if self._causal else 0, -100 if target is None else target),)
-        return (Example(prompt, (), target, row.origin, len(text) > self._room, marks),)
+        read = len(prompt) - 1 if self._causal else 0
+        marks = tuple((read, target) for target in self._targets(row))
+        return (Example(prompt, (), None, row.origin, len(text) > self._room, marks),)
 
     def render(self) -> str:
         """Nothing: the text is read as it is."""

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pefttune.data import Row
+from pefttune.data import UNKNOWN, Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import BaseError, DataError
 from pefttune.recipe import tasks as sections
+from pefttune.tasks.checks import checked_text
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
 if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
@@ -77,7 +78,7 @@ class TextClassification:
 
     def check(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with its text stripped and its label a known name. Raises RowFault."""
-        checked = {"text": _text(values["text"])}
+        checked = {"text": checked_text(values["text"])}
         if "label" in values:
             checked["label"] = self._label(values["label"])
         return checked
@@ -119,22 +120,23 @@ class TextClassification:
         from pefttune.tasks.prompt import HeadEncoder, LabelWordEncoder
 
         if self.approach == "head":
-            return HeadEncoder(tokenizer, self.labels, max_length, causal=causal)
+            return HeadEncoder(tokenizer, self._target, max_length, causal=causal)
         if not causal:
             raise BaseError("this base is an encoder and cannot answer in words: set task.approach to head")
         instruction = self.instruction.replace("{labels}", ", ".join(self.labels))
         return LabelWordEncoder(tokenizer, self.labels, instruction, max_length, self.closed)
 
+    def _target(self, row: Row) -> tuple[int]:
+        label = row.values.get("label")
+        return (UNKNOWN if label is None else self.labels.index(label),)
+
     def new_head(self, model: Any, *, causal: bool) -> Head | None:
-        """A linear layer, as in transformers' …ForSequenceClassification: on the last token of a decoder, on the pooled
-        first token of an encoder."""
+        """A linear layer, or None for the label words."""
         if self.approach != "head":
             return None
         from pefttune.tasks.head import Head
 
-        if causal:
-            return Head(model, len(self.labels), key="score", task_type="SEQ_CLS", bias=False)
-        return Head(model, len(self.labels), key="classifier", task_type="SEQ_CLS", pooled=True)
+        return Head.of_text(model, len(self.labels), causal=causal)
 
     def loss(self, outputs: Tensor, batch: ScoredBatch) -> Tensor:
         """Cross-entropy summed over the answer's tokens, or over the examples for a head."""
@@ -219,11 +221,3 @@ class TextClassification:
         Without the end of the answer: a base that was never told to stop after one word would be judged by that.
         """
         return dataclasses.replace(self, approach="label-words", closed=False)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise RowFault("text", f"is {type(value).__name__}, not text")
-    if not (text := value.strip()):
-        raise RowFault("text", "is empty")
-    return text
