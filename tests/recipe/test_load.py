@@ -457,7 +457,13 @@ def test_a_missing_file_lists_close_names(checkout: Path) -> None:
 
 
 def test_resolved_recipe_is_complete_and_comes_back_from_json_and_yaml() -> None:
-    recipe = load(MINIMAL, ["data.label_bins={a: {above: 0}, b: {below: 0}}", "training.learning_rate=1e-5"])
+    overrides = [
+        "data.label_bins={a: {above: 0}, b: {below: 0}}",
+        "data.test=[a.bio, b.bio]",
+        "training.learning_rate=1e-5",
+    ]
+    recipe = load(MINIMAL, overrides)
+    assert recipe.data.test == ("a.bio", "b.bio")
     mapping = json.loads(json.dumps(to_mapping(recipe)))
     assert mapping["adapter"] == {
         "method": "lora",
