@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-Format = Literal["auto", "json", "jsonl", "csv", "tsv", "parquet"]
+Format = Literal["auto", "json", "jsonl", "csv", "tsv", "parquet", "conll"]
 
 
 class BinConfig(Protocol):

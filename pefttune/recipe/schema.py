@@ -186,7 +186,7 @@ class Data(Section):
     test: str | Texts | None = Field(None, description="Test rows, likewise.", examples=["test.jsonl"])
     revision: str | None = Field(None, description="Commit of the Hub data set.", examples=["main"])
     config_name: str | None = Field(None, description="Configuration of the Hub data set.", examples=["plain_text"])
-    format: Literal["auto", "json", "jsonl", "csv", "tsv", "parquet"] = Field(
+    format: Literal["auto", "json", "jsonl", "csv", "tsv", "parquet", "conll"] = Field(
         "auto", description="File format. `auto`: by the file's ending."
     )
     column_names: Texts | None = Field(
