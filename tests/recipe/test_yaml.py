@@ -76,7 +76,9 @@ def test_byte_order_mark_and_windows_lines(minimal: str) -> None:
 
 
 def test_resolved_recipe_is_complete_and_comes_back_from_json_and_yaml(load: Any, minimal: str) -> None:
-    recipe = load(minimal, ["data.label_bins={a: {above: 0}, b: {below: 0}}", "training.learning_rate=1e-5"])
+    bins = "data.label_bins={a: {above: 0}, b: {below: 0}}"
+    recipe = load(minimal, [bins, "data.test=[a.bio, b.bio]", "training.learning_rate=1e-5"])
+    assert recipe.data.test == ("a.bio", "b.bio")
     mapping = json.loads(json.dumps(to_mapping(recipe)))
     assert mapping["adapter"] == {
         "method": "lora",
