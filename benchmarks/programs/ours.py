@@ -40,7 +40,7 @@ def open_session(job: Job) -> Session:
     encoder = task.encoder(base.tokenizer, LONGEST, causal=True)
     session = Session(base, job.settings.get("max_batch_tokens"))
     if not job.steps:
-        session.add(NAME, Loaded(task, encoder))
+        session.add(NAME, Loaded(task, encoder, LONGEST))
         return session
     layers = None if job.lora.layers is None else tuple(job.lora.layers)
     config = schema.Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha, layers=layers)
@@ -51,7 +51,7 @@ def open_session(job: Job) -> Session:
         weight = head.linear.weight
         weight.data.copy_(torch.randn(weight.shape, generator=generator) * base.model.config.initializer_range)
     for name in names(job):
-        session.add(name, Loaded(task, encoder, methods.attach(base.model, config), head))
+        session.add(name, Loaded(task, encoder, LONGEST, methods.attach(base.model, config), head))
     return session
 
 

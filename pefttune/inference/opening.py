@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,17 +13,26 @@ from pefttune.inference.session import Session
 from pefttune.recipe import recipe_from_mapping
 
 
-def open_session(name: str, store_folder: Path | str = "adapters", base_source: str | None = None) -> Session:
-    """Load the base that the adapter `name` (or `name@version`) was trained on, and the adapter onto it.
+def open_session(
+    name: str | Sequence[str],
+    store_folder: Path | str = "adapters",
+    base_source: str | None = None,
+    max_adapter_mib: float | None = None,
+) -> Session:
+    """Load the base that the adapter `name` (or `name@version`) was trained on, and the adapter onto it; or several of
+    the same base, of which the first is then in use.
 
-    `base_source` says where the base lies, if this machine has not seen it; it must still be the same base. Raises
-    AdapterError or BaseError.
+    `base_source` says where the base lies, if this machine has not seen it; it must still be the same base.
+    `max_adapter_mib` is the session's. Raises AdapterError or BaseError.
     """
-    folder = store.find(Path(store_folder), name)
-    base = load_base_of(folder, base_source)
-    session = Session(base)
-    session.load(folder, name=name)
-    session.use(name)
+    names = [name] if isinstance(name, str) else list(name)
+    if not names:
+        raise AdapterError("open_session() needs the name of an adapter at least")
+    folders = [store.find(Path(store_folder), each) for each in names]
+    session = Session(load_base_of(folders[0], base_source), max_adapter_mib=max_adapter_mib)
+    for each, folder in zip(names, folders, strict=True):
+        session.load(folder, name=each)
+    session.use(names[0])
     return session
 
 

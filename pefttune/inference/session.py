@@ -3,14 +3,16 @@ and while training, so that what is measured is what is served."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, islice, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pefttune import methods, store, tasks
 from pefttune.bases import Base, Fingerprint
@@ -33,65 +35,36 @@ from pefttune.batching import (
 from pefttune.data import Example, Row, cache_dir
 from pefttune.data.faults import RowFault
 from pefttune.errors import AdapterError, DataError
-from pefttune.recipe import recipe_from_mapping
-from pefttune.tasks.head import Head
+from pefttune.inference.loaded import Loaded
+from pefttune.inference.shelf import Shelf, Source
+from pefttune.recipe import Recipe, recipe_from_mapping
 
 ROWS_AT_ONCE = 512
 # Products of so many rows run at full speed on a processor, and more rows would only need more memory (docs/LOG.md).
 TOKENS_AT_ONCE, TOKENS_AT_ONCE_ON_GPU = 640, 16_384
+BASE_ITSELF = "base:"
+
+AnyRow = Row | Mapping[str, Any] | str
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """An adapter in a session, with its task; or, without adapter and head, the base itself asked to do a task."""
+class Saved:
+    """What was found, whole, in an adapter's folder."""
 
-    task: tasks.Task
-    encoder: tasks.Encoder
-    adapter: methods.Adapter | None = None
-    head: Head | None = None
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """All that is trained and saved, by the key it has in the adapter's file."""
-        own = self.adapter.parameters if self.adapter else {}
-        return own | self._head_parameters()
-
-    def _head_parameters(self) -> dict[str, nn.Parameter]:
-        own = self.head.by_key() if self.head else {}
-        return {methods.FILE_PREFIX + key: parameter for key, parameter in own.items()}
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies of all `parameters`, on the CPU."""
-        own = self.adapter.state() if self.adapter else {}
-        return own | {key: tensor.detach().cpu().clone() for key, tensor in self._head_parameters().items()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take over tensors that were checked against `parameters`."""
-        if self.adapter is not None:
-            self.adapter.load(state)
-        with torch.no_grad():
-            for key, parameter in self._head_parameters().items():
-                parameter.copy_(state[key])
-
-    def peft_config(self) -> dict[str, Any]:
-        """What PEFT needs in `adapter_config.json` to rebuild it, the head included."""
-        assert self.adapter is not None
-        if self.head is None:
-            return self.adapter.config() | {"task_type": "CAUSAL_LM"}
-        return self.adapter.config() | {"task_type": self.head.task_type, "modules_to_save": [self.head.key]}
-
-    def train(self, mode: bool) -> None:
-        """Let adapter and head learn, or freeze them."""
-        if self.adapter is not None:
-            self.adapter.train(mode)
-        if self.head is not None:
-            self.head.train(mode).requires_grad_(mode)
+    manifest: dict[str, Any]
+    recipe: Recipe
+    source: Source
 
 
 class Session:
-    """One resident base, many adapters; switching between them loads nothing."""
+    """One resident base, many adapters; switching between them loads nothing.
 
-    def __init__(self, base: Base, max_batch_tokens: int | None = None) -> None:
+    `max_adapter_mib` limits the memory of adapters that were loaded from folders: beyond it the least recently used one
+    leaves the base, and is read again when it is asked for. A session may be used by several threads; passes through
+    the base, and whatever changes it, go one after another.
+    """
+
+    def __init__(self, base: Base, max_batch_tokens: int | None = None, max_adapter_mib: float | None = None) -> None:
         prepare(base.model)
         self.base = base
         self.causal = is_causal(base.model)
@@ -100,35 +73,73 @@ class Session:
         self.max_batch_tokens = max_batch_tokens or (TOKENS_AT_ONCE_ON_GPU if on_gpu else TOKENS_AT_ONCE)
         self.ragged: bool | None = None
         """Whether batches are ragged; None until `try_ragged` has found out."""
-        self._loaded: dict[str, Loaded] = {}
+        limit = None if max_adapter_mib is None else int(max_adapter_mib * 2**20)
+        self._shelf = Shelf(limit, lambda source: self._attached(self._checked(source.folder, source)))
         self._active: str | None = None
+        self._lock = threading.RLock()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapters")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The adapters in the session."""
-        return tuple(self._loaded)
+        return self._shelf.names
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """Those of them that are on the base now, the least recently used first."""
+        return self._shelf.resident
 
     def __getitem__(self, name: str) -> Loaded:
-        """The adapter of that name. Raises AdapterError when it is not in the session."""
-        if name not in self._loaded:
-            raise AdapterError(f"no adapter {name!r} in this session; it holds {', '.join(self._loaded) or 'none'}")
-        return self._loaded[name]
+        """The adapter of that name; `base:NAME` is the base itself, asked zero-shot to do what the adapter NAME does.
+
+        Raises AdapterError when it is not in the session.
+        """
+        with self._lock:
+            adapter = name.removeprefix(BASE_ITSELF)
+            if name in self.names or adapter not in self.names or adapter == name:
+                return self._shelf.get(name)
+            return self.add_zero_shot(adapter, self[adapter].task, self[adapter].max_length)
 
     def add(self, name: str, loaded: Loaded) -> Loaded:
         """Put an adapter into the session under a free name."""
-        if name in self._loaded:
-            raise AdapterError(f"the session already holds an adapter {name!r}; remove it first")
-        self._loaded[name] = loaded
-        return loaded
+        with self._lock:
+            return self._shelf.add(name, loaded)
+
+    def add_zero_shot(self, name: str, task: tasks.Task, max_length: int) -> Loaded:
+        """Put the base itself, asked to do the task, into the session as `base:NAME`. Raises AdapterError where it
+        cannot be asked, BaseError or DataError where its tokenizer cannot serve."""
+        asked = task.zero_shot() if self.causal else None
+        if asked is None:
+            raise AdapterError(f"the base of {name!r} cannot be asked to do {task.name} without an adapter")
+        return self.add(BASE_ITSELF + name, Loaded(asked, self.encoder(asked, max_length), max_length))
 
     def load(self, folder: Path | str, name: str | None = None) -> Loaded:
         """Attach the adapter saved in `folder`, under `name` or its own.
 
         Nothing is attached before the files are whole and the base is the one it was trained on; if its weights do not
-        fit, it is taken off again. Raises AdapterError.
+        fit, it is taken off again. The same weights under the same name again are no news. Raises AdapterError, also
+        for other weights under a name that is taken.
         """
-        folder = Path(folder)
+        saved = self._checked(Path(folder))
+        with self._lock:
+            name = name or saved.manifest["name"]
+            if name in self.names and self._shelf.source(name) == saved.source:
+                return self[name]
+            if name in self.names:
+                raise AdapterError(f"the session already holds another adapter {name!r}; remove it first")
+            return self._shelf.add(name, self._attached(saved), saved.source)
+
+    def load_in_background(self, folder: Path | str, name: str | None = None) -> Future[Loaded]:
+        """As `load`, on another thread: files are read and checked while the session goes on predicting."""
+        return self._reader.submit(self.load, folder, name)
+
+    def _checked(self, folder: Path, expected: Source | None = None) -> Saved:
+        """What is saved in `folder`, whole and for this base. Raises AdapterError, also when it is not what is
+        expected there."""
         manifest = store.read_manifest(folder)
+        source = Source(folder, manifest["files"][methods.weights.WEIGHTS])
+        if expected is not None and source != expected:
+            raise AdapterError(f"{folder} holds other weights than when it was loaded; remove the adapter and load it")
         trained_on = Fingerprint(**manifest["base"]["fingerprint"])
         if differences := self.base.fingerprint.differences(trained_on):
             raise AdapterError(
@@ -136,22 +147,27 @@ class Session:
                 f"{manifest['base']['origin']}). They differ in: " + "; ".join(differences)
             )
         recipe = recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}")
-        task = tasks.get(recipe.task).with_labels(manifest["labels"])
-        loaded = self.attach(task, recipe.adapter, recipe.data.max_length)
-        try:
-            loaded.load_state(methods.weights.read(folder, loaded.parameters))
-            return self.add(name or manifest["name"], loaded)
-        except BaseException:
-            if loaded.adapter is not None:
-                loaded.adapter.detach()
-            raise
+        return Saved(manifest, recipe, source)
+
+    def _attached(self, saved: Saved) -> Loaded:
+        """A saved adapter on the base, not yet in the session."""
+        task = tasks.get(saved.recipe.task).with_labels(saved.manifest["labels"])
+        with self._lock:
+            loaded = self.attach(task, saved.recipe.adapter, saved.recipe.data.max_length)
+            try:
+                loaded.load_state(methods.weights.read(saved.source.folder, loaded.parameters))
+            except BaseException:
+                if loaded.adapter is not None:
+                    loaded.adapter.detach()
+                raise
+        return loaded
 
     def attach(self, task: tasks.Task, config: Any, max_length: int) -> Loaded:
         """A new, frozen adapter by the recipe's `adapter` section, with the task's encoder and head, not yet in the
         session. Raises BaseError or DataError when task, method and base do not fit together."""
         encoder = self.encoder(task, max_length)
         adapter = methods.attach(self.base.model, config)
-        loaded = Loaded(task, encoder, adapter, task.new_head(self.base.model, causal=self.causal))
+        loaded = Loaded(task, encoder, max_length, adapter, task.new_head(self.base.model, causal=self.causal))
         loaded.train(False)
         return loaded
 
@@ -164,41 +180,48 @@ class Session:
 
     def remove(self, name: str) -> None:
         """Take an adapter off the base and forget it."""
-        loaded = self[name]
-        if loaded.adapter is not None:
-            loaded.adapter.detach()
-        del self._loaded[name]
-        self._active = None if self._active == name else self._active
+        with self._lock:
+            self._shelf.remove(name)
+            self._active = None if self._active == name else self._active
 
     def use(self, name: str) -> Loaded:
         """Make `name` the adapter that acts, until another one is used."""
-        loaded = self[name]
-        methods.activate(self.base.model, loaded.adapter)
-        self._active = name
-        return loaded
+        with self._lock:
+            loaded = self[name]
+            methods.activate(self.base.model, loaded.adapter)
+            self._active = name
+            return loaded
 
-    def predict(
-        self, rows: Iterable[Row | Mapping[str, Any] | str], adapter: str | None = None
-    ) -> Iterator[tasks.Prediction]:
-        """A prediction for each row, in order, by `adapter` or the one in use; rows are streamed.
+    def predict(self, rows: Iterable[AnyRow], adapter: str | Sequence[str] | None = None) -> Iterator[tasks.Prediction]:
+        """A prediction for each row, in order; rows are streamed.
 
-        A row is a mapping with the columns that the task reads, or for a task that reads one column its text.
-
-        Raises AdapterError at once, DataError when a row that cannot be read is met.
+        A row is a mapping with the columns that the task reads, or for a task that reads one column its text. `adapter`
+        is one for all, by default that in use, or one for each row: rows of several adapters share passes through the
+        base. Raises AdapterError at once, DataError when a row that cannot be read is met.
         """
         if isinstance(rows, str):
             raise DataError("predict() takes several texts: give a list, [text], also for one")
         if adapter is None and self._active is None:
-            raise AdapterError(f"no adapter is in use; call use() with one of {', '.join(self._loaded) or 'none'}")
-        name = adapter or self._active or ""
-        return self._predict(rows, name, self[name])
+            raise AdapterError(f"no adapter is in use; call use() with one of {', '.join(self.names) or 'none'}")
+        one = adapter or self._active or ""
+        names = repeat(one) if isinstance(one, str) else iter(list(one))
+        for name in [one] if isinstance(one, str) else dict.fromkeys(one):
+            self[name]
+        return self._predict(rows, names)
 
-    def _predict(
-        self, rows: Iterable[Row | Mapping[str, Any] | str], name: str, loaded: Loaded
-    ) -> Iterator[tasks.Prediction]:
-        numbered = (_as_row(row, loaded.task, number) for number, row in enumerate(rows, start=1))
+    def _predict(self, rows: Iterable[AnyRow], names: Iterator[str]) -> Iterator[tasks.Prediction]:
+        numbered = enumerate(rows, start=1)
         while chunk := list(islice(numbered, ROWS_AT_ONCE)):
-            yield from self.predictions(name, chunk, [loaded.encoder(row) for row in chunk])
+            whose = list(islice(names, len(chunk)))
+            if len(whose) < len(chunk):
+                raise DataError(f"text {chunk[len(whose)][0]}: there are more rows than adapters named for them")
+            own = [self[name] for name in whose]
+            checked = [_as_row(row, one.task, number) for (number, row), one in zip(chunk, own, strict=True)]
+            encoded = [one.encoder(row) for one, row in zip(own, checked, strict=True)]
+            asked = [(name, example) for name, each in zip(whose, encoded, strict=True) for example in each]
+            scores = iter(self.mixed_scores(asked))
+            for one, row, each in zip(own, checked, encoded, strict=True):
+                yield one.task.decode(row, each, list(islice(scores, len(each))))
 
     def predictions(
         self,
@@ -237,36 +260,80 @@ class Session:
             batch = self.collate([examples[i] for i in indices], every_answer=True)
             if boundary is not None:
                 batch = boundary.enter(batch, indices)
-            scores = loaded.task.scores(self._outputs(loaded, batch), batch)
+            with self._lock:
+                scores = loaded.task.scores(self._outputs(self.use(name), batch), batch)
             for index, each in zip(indices, scores, strict=True):
                 result[index] = each.cpu()
             progress(done := done + len(indices))
         return result
 
+    @torch.no_grad()
+    def mixed_scores(self, asked: Sequence[tuple[str, Example]]) -> list[Tensor]:
+        """As `scores`, for examples that each name their adapter: those of several share passes through the base."""
+        by_name: dict[str, list[int]] = {}
+        for i, (name, _) in enumerate(asked):
+            by_name.setdefault(name, []).append(i)
+        if len(by_name) == 1:
+            return self.scores(asked[0][0], [example for _, example in asked])
+        planned: list[tuple[str, list[int]]] = []
+        for name, own in by_name.items():
+            examples = [asked[i][1] for i in own]
+            if self.ragged is None:
+                self.try_ragged(examples)
+            batches = evaluation_batches(examples, self.max_batch_tokens, ragged=bool(self.ragged))
+            planned += [(name, [own[i] for i in batch]) for batch in batches]
+        result: list[Tensor] = [torch.empty(0)] * len(asked)
+        for together in self._passes(asked, planned):
+            outputs = self.outputs([(name, batch) for name, _, batch in together])
+            for (name, indices, batch), output in zip(together, outputs, strict=True):
+                for i, each in zip(indices, self[name].task.scores(output, batch), strict=True):
+                    result[i] = each.cpu()
+        return result
+
+    def _passes(
+        self, asked: Sequence[tuple[str, Example]], planned: Sequence[tuple[str, list[int]]]
+    ) -> Iterator[list[tuple[str, list[int], Batch]]]:
+        """The planned batches, as many at once as `max_batch_tokens` hold."""
+        together: list[tuple[str, list[int], Batch]] = []
+        for name, indices in planned:
+            batch = self.collate([asked[i][1] for i in indices], every_answer=True)
+            tokens = batch.n_tokens + sum(other.n_tokens for _, _, other in together)
+            if together and tokens > self.max_batch_tokens:
+                yield together
+                together = []
+            together.append((name, indices, batch))
+        yield together
+
     def loss(self, name: str, batch: Batch) -> Tensor:
         """Sum of the loss over the batch's labelled positions, differentiable, by `name`. Leaves that in use."""
-        loaded = self.use(name)
-        return loaded.task.loss(self._outputs(loaded, batch), batch)
+        return self.losses([(name, batch)])[0]
 
     def losses(self, batches: Sequence[tuple[str, Batch]]) -> list[Tensor]:
         """The loss of a batch of each of several adapters, in one pass where they can go together. Leaves none in use
         if there are several."""
+        outputs = self.outputs(batches)
+        return [self[name].task.loss(output, batch) for (name, batch), output in zip(batches, outputs, strict=True)]
+
+    def outputs(self, batches: Sequence[tuple[str, Batch]]) -> list[Tensor]:
+        """What each adapter's task scores of its batch, in one pass where they can go together: a head's logits (N, C),
+        or the log-likelihoods (N,) of target tokens. Leaves none in use if there are several."""
         model = self.base.model
-        by_heads = all(self[name].head is not None for name, _ in batches)
-        if len(batches) == 1 or not self.ragged or not (by_heads or logits_are_linear(model)):
-            return [self.loss(name, batch) for name, batch in batches]
-        ends = list(accumulate(batch.n_tokens for _, batch in batches))
-        rows = [slice(end - batch.n_tokens, end) for end, (_, batch) in zip(ends, batches, strict=True)]
-        self._active = None
-        methods.activate(model, *(self[name].adapter for name, _ in batches), rows=rows)
-        rows_ND = hidden_rows(model, join([batch for _, batch in batches]))
-        losses, start = [], 0
-        for name, batch in batches:
-            loaded, own_ND = self[name], rows_ND[start : start + len(batch.rows_N)]
-            start += len(batch.rows_N)
-            outputs = loaded.head(own_ND) if loaded.head else log_likelihoods(model, own_ND, batch.targets_N)
-            losses.append(loaded.task.loss(outputs, batch))
-        return losses
+        with self._lock:
+            loaded = [self[name] for name, _ in batches]
+            linear = all(one.head for one in loaded) or logits_are_linear(model)
+            all_there = {name for name, _ in batches} <= set(self.resident)  # what comes last may push out the first
+            if len(batches) == 1 or not self.ragged or not linear or not all_there:
+                return [self._outputs(self.use(name), batch) for name, batch in batches]
+            ends = list(accumulate(batch.n_tokens for _, batch in batches))
+            rows = [slice(end - batch.n_tokens, end) for end, (_, batch) in zip(ends, batches, strict=True)]
+            self._active = None
+            methods.activate(model, *(one.adapter for one in loaded), rows=rows)
+            hidden = hidden_rows(model, join([batch for _, batch in batches]))
+        own = hidden.split([len(batch.rows_N) for _, batch in batches])
+        return [
+            one.head(rows_ND) if one.head else log_likelihoods(model, rows_ND, batch.targets_N)
+            for one, rows_ND, (_, batch) in zip(loaded, own, batches, strict=True)
+        ]
 
     def _outputs(self, loaded: Loaded, batch: Batch) -> Tensor:
         """What the task scores: the head's logits, or the target tokens' log-likelihoods."""

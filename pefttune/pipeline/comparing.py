@@ -24,11 +24,8 @@ if TYPE_CHECKING:
 def add_zero_shot(session: Session, task: tasks.Task, recipe: Recipe) -> None:
     """Put the base itself into the session, asked to do the task, where it can be: an encoder cannot. Raises BaseError
     or DataError where its tokenizer cannot serve."""
-    from pefttune.inference import Loaded
-
-    asked = task.zero_shot()
-    if asked is not None and session.causal:
-        session.add(_zero_shot(recipe), Loaded(asked, session.encoder(asked, recipe.data.max_length)))
+    if session.causal and task.zero_shot() is not None:
+        session.add_zero_shot(recipe.output.name, task, recipe.data.max_length)
 
 
 def compare(
@@ -37,17 +34,19 @@ def compare(
     """The adapter `name` of the session, its base if `add_zero_shot` has put that in, and the task's baseline, which
     knows the rows `train`, on the same test rows."""
     from pefttune import evaluation
+    from pefttune.inference import BASE_ITSELF
 
     def scored(adapter: str, told: str, encoded: list[tasks.Encoded]) -> Scored:
         progress = counter(notify, "scoring", told, sum(map(len, encoded)))
         return evaluation.score(session, adapter, test, encoded, progress, name=told)
 
     task, others = session[name].task, []
-    if _zero_shot(recipe) in session.names:
-        asked = [session[_zero_shot(recipe)].encoder(row) for row in test]
+    itself = f"{BASE_ITSELF}{recipe.output.name}"
+    if itself in session.names:
+        asked = [session[itself].encoder(row) for row in test]
         if session.ragged is None:
             try_ragged(session, flat(asked), notify)
-        others.append(scored(_zero_shot(recipe), "base, zero-shot", asked))
+        others.append(scored(itself, "base, zero-shot", asked))
     encoded = encode(recipe, session[name].encoder, test, "test", notify)
     if session.ragged is None:
         try_ragged(session, flat(encoded), notify)
@@ -74,8 +73,3 @@ def report(line: Line, log: TrainingLog, comparison: Comparison, labels: Sequenc
         raise StorageError(
             f"{line.run_folder} cannot be written to: {error.strerror or error}; the store is untouched"
         ) from None
-
-
-def _zero_shot(recipe: Recipe) -> str:
-    """The name in a session of the base itself, asked to do a recipe's task."""
-    return f"base:{recipe.output.name}"

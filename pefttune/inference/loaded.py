@@ -1,0 +1,66 @@
+"""One adapter in a session: its task, its encoder, what is attached to the base, its head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pefttune import methods, tasks
+from pefttune.tasks.head import Head
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An adapter in a session, with its task; or, without adapter and head, the base itself asked to do a task."""
+
+    task: tasks.Task
+    encoder: tasks.Encoder
+    max_length: int
+    """Tokens of its longest example."""
+    adapter: methods.Adapter | None = None
+    head: Head | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its parameters."""
+        return sum(parameter.nbytes for parameter in self.parameters.values())
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All that is trained and saved, by the key it has in the adapter's file."""
+        own = self.adapter.parameters if self.adapter else {}
+        return own | self._head_parameters()
+
+    def _head_parameters(self) -> dict[str, nn.Parameter]:
+        own = self.head.by_key() if self.head else {}
+        return {methods.FILE_PREFIX + key: parameter for key, parameter in own.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all `parameters`, on the CPU."""
+        own = self.adapter.state() if self.adapter else {}
+        return own | {key: tensor.detach().cpu().clone() for key, tensor in self._head_parameters().items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over tensors that were checked against `parameters`."""
+        if self.adapter is not None:
+            self.adapter.load(state)
+        with torch.no_grad():
+            for key, parameter in self._head_parameters().items():
+                parameter.copy_(state[key])
+
+    def peft_config(self) -> dict[str, Any]:
+        """What PEFT needs in `adapter_config.json` to rebuild it, the head included."""
+        assert self.adapter is not None
+        if self.head is None:
+            return self.adapter.config() | {"task_type": "CAUSAL_LM"}
+        return self.adapter.config() | {"task_type": self.head.task_type, "modules_to_save": [self.head.key]}
+
+    def train(self, mode: bool) -> None:
+        """Let adapter and head learn, or freeze them."""
+        if self.adapter is not None:
+            self.adapter.train(mode)
+        if self.head is not None:
+            self.head.train(mode).requires_grad_(mode)
