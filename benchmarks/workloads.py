@@ -185,9 +185,10 @@ def find(name: str) -> Workload:
 
 
 def _example(encoded: Encoded) -> Example:
-    if encoded.target is None:
+    target = encoded.target if encoded.answers else int(encoded.marks[0][1])
+    if target is None:
         raise BenchmarkError(f"{encoded.origin} has no label")
-    return Example(list(encoded.prompt), list(map(list, encoded.answers)), encoded.target)
+    return Example(list(encoded.prompt), list(map(list, encoded.answers)), target)
 
 
 WORKLOADS = {

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def open_session(job: Job) -> Session:
     session = Session(base, job.settings.get("max_batch_tokens"))
     if not job.steps:
         session.add(NAME, Loaded(task, encoder, LONGEST))
+        _add_saved(job, session, task)
         return session
     layers = None if job.lora.layers is None else tuple(job.lora.layers)
     config = schema.Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha, layers=layers)
@@ -53,6 +55,14 @@ def open_session(job: Job) -> Session:
     for name in names(job):
         session.add(name, Loaded(task, encoder, LONGEST, methods.attach(base.model, config), head))
     return session
+
+
+def _add_saved(job: Job, session: Session, task: tasks.Task) -> None:
+    """The adapters in the folders of the job, if it has any."""
+    config = schema.Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha)
+    for folder in job.settings.get("adapters", []):
+        loaded = session.add(folder, session.attach(task, config, LONGEST))
+        loaded.load_state(methods.weights.read(Path(folder), loaded.parameters))
 
 
 def names(job: Job) -> list[str]:
@@ -210,11 +220,12 @@ def save(session: Session, folder: Path) -> None:
 
 def score(job: Job, session: Session) -> dict[str, Any]:
     """Score every answer of the job's examples, one timed pass after `warmup` passes over a part of them."""
-    examples = examples_of(job)
+    whose = cycle(job.settings.get("adapters", [NAME]))
+    asked = list(zip(whose, examples_of(job), strict=False))
     for _ in range(job.warmup):
-        session.scores(NAME, examples[: job.batch_size])
+        session.mixed_scores(asked[: job.batch_size])
     start = time.perf_counter()
-    scores = session.scores(NAME, examples)
+    scores = session.mixed_scores(asked)
     return {"seconds": [time.perf_counter() - start], "scores": [each.tolist() for each in scores]}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import recipes, store, train, use
+from pefttune.cli import embed, recipes, store, train, use
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command()(train.train)
 app.command()(use.evaluate)
 app.command()(use.predict)
+app.command()(embed.embed)
 app.command("list")(store.list_adapters)
 app.command()(store.show)
 app.command("recipes")(recipes.list_recipes)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
 
 
 class _Results(Console):
@@ -64,3 +66,13 @@ def percent(fraction: float) -> str:
 def points(fraction: float) -> str:
     """`+28.1`: percentage points with their sign."""
     return f"{100 * fraction:+.1f}"
+
+
+def counted(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, with their number and rate on the terminal: of a stream nobody knows how many will come."""
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} rows, {task.fields[rate]:.1f} a second"))
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        bar = progress.add_task("", total=None, rate=0.0)
+        for row in rows:
+            yield row
+            progress.update(bar, advance=1, rate=progress.tasks[0].speed or 0.0)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from pefttune.cli.output import BaseFolder, Json, Store, err, out, print_json, to_json
+from pefttune.cli.output import BaseFolder, Json, Store, counted, err, out, print_json, to_json
 from pefttune.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def predict(
 
     predicted = _predictions(open_session(name, Path(store), base), rows)
     if output_file:
-        write_rows(output_file, _counted(values for _, values, _ in predicted))
+        write_rows(output_file, counted(values for _, values, _ in predicted))
         err.print(f"written: {output_file}", soft_wrap=True)
     elif as_json:
         print_json({"name": name, "predictions": [values for _, values, _ in predicted]})
@@ -139,16 +138,6 @@ def _predictions(session: Session, rows: Rows) -> Iterator[tuple[Row, dict[str, 
     ahead, behind = tee(rows)  # the session reads a few hundred rows ahead, to batch texts of like length
     for (values, row), prediction in zip(behind, session.predict(row for _, row in ahead), strict=True):
         yield row, {**values, **prediction.columns()}, prediction
-
-
-def _counted(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows, with their number and rate on the terminal: of a stream nobody knows how many will come."""
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} rows predicted, {task.fields[rate]:.1f} a second"))
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        bar = progress.add_task("", total=None, rate=0.0)
-        for row in rows:
-            yield row
-            progress.update(bar, advance=1, rate=progress.tasks[0].speed or 0.0)
 
 
 def evaluate(

@@ -1,7 +1,17 @@
 """The session: one resident base, many adapters."""
 
+from pefttune.inference.features import POOLINGS, Features, extract
 from pefttune.inference.loaded import Loaded
 from pefttune.inference.opening import load_base_of, open_session
 from pefttune.inference.session import BASE_ITSELF, Session
 
-__all__ = ["BASE_ITSELF", "Loaded", "Session", "load_base_of", "open_session"]
+__all__ = [
+    "BASE_ITSELF",
+    "POOLINGS",
+    "Features",
+    "Loaded",
+    "Session",
+    "extract",
+    "load_base_of",
+    "open_session",
+]

@@ -268,6 +268,23 @@ class Session:
         return result
 
     @torch.no_grad()
+    def hidden_states(self, examples: Sequence[Example]) -> list[Tensor]:
+        """Last hidden states (marks, D) in float32, on the CPU, of each example's marks, by the base itself. Leaves no
+        adapter in use."""
+        if self.ragged is None:
+            self.try_ragged(examples)
+        result: list[Tensor] = [torch.empty(0)] * len(examples)
+        for indices in evaluation_batches(examples, self.max_batch_tokens, ragged=bool(self.ragged)):
+            batch = self.collate([examples[i] for i in indices], every_answer=True)
+            with self._lock:
+                methods.activate(self.base.model)
+                self._active = None
+                states = hidden_rows(self.base.model, batch).float().cpu()
+            for i, each in zip(indices, states.split([len(examples[i].marks) for i in indices]), strict=True):
+                result[i] = each
+        return result
+
+    @torch.no_grad()
     def mixed_scores(self, asked: Sequence[tuple[str, Example]]) -> list[Tensor]:
         """As `scores`, for examples that each name their adapter: those of several share passes through the base."""
         by_name: dict[str, list[int]] = {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pefttune.data import Row
 from pefttune.data.faults import RowFault
+from pefttune.errors import DataError
 
 
 def checked_text(value: Any, column: str = "text") -> str:
@@ -14,3 +16,14 @@ def checked_text(value: Any, column: str = "text") -> str:
     if not (text := value.strip()):
         raise RowFault(column, "is empty")
     return text
+
+
+def checked_row_text(row: Row, column: str) -> str:
+    """The text in a row's column. Raises DataError when there is none."""
+    if column not in row.values:
+        there = ", ".join(row.values)
+        raise DataError(f"{row.origin}: there is no column {column!r}, but {there}; name it with --text-column")
+    try:
+        return checked_text(row.values[column], column)
+    except RowFault as fault:
+        raise DataError(f"{row.origin}: {fault.column} {fault.message}") from None
