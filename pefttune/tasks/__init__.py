@@ -3,10 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from pefttune.tasks.protocol import Encoded, Encoder, Generation, Piece, Prediction, ScoredBatch, Task
+from pefttune.tasks.protocol import Encoded, Encoder, Generation, Piece, Prediction, ScoredBatch, Task, Writing
+from pefttune.tasks.summarization import Summarization
 from pefttune.tasks.text_classification import Classified, TextClassification
+from pefttune.tasks.text_generation import TextGeneration
+from pefttune.tasks.written import Written
 
-TASKS: dict[str, Callable[..., Task]] = {"text-classification": TextClassification.from_section}
+TASKS: dict[str, Callable[..., Task]] = {
+    "summarization": Summarization.from_section,
+    "text-classification": TextClassification.from_section,
+    "text-generation": TextGeneration.from_section,
+}
 
 
 def get(section: Any) -> Task:
@@ -23,7 +30,11 @@ __all__ = [
     "Piece",
     "Prediction",
     "ScoredBatch",
+    "Summarization",
     "Task",
     "TextClassification",
+    "TextGeneration",
+    "Writing",
+    "Written",
     "get",
 ]
