@@ -6,6 +6,7 @@ from pefttune.batching.batch import Batch
 from pefttune.batching.boundary import Boundary, open_boundary
 from pefttune.batching.forward import (
     hidden_rows,
+    inputs_of,
     log_likelihoods,
     logits_are_linear,
     target_log_likelihoods,
@@ -20,6 +21,7 @@ __all__ = [
     "disagreement",
     "evaluation_batches",
     "hidden_rows",
+    "inputs_of",
     "is_causal",
     "join",
     "log_likelihoods",

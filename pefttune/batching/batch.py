@@ -68,19 +68,21 @@ class Scored:
         return sum(target != UNKNOWN for target in self.targets)
 
     def marks(self, rows: Sequence[int], example: Example) -> None:
-        """The rows that a head reads, for which they are all one answer."""
+        """The rows that a head reads, for which they are all one answer; or, with answers, those that count with the
+        first of them."""
         self._add(rows, [target for _, target in example.marks])
+        self.n_answers += not example.answers
 
     def answer(self, prompt_end: int, start: int, tokens: Sequence[int]) -> None:
         """An answer that stands at `start`: its first token is predicted by the prompt's last row `prompt_end`, each
         other one by the row before it."""
         self._add([prompt_end, *range(start, start + len(tokens) - 1)], tokens)
+        self.n_answers += 1
 
     def _add(self, rows: Sequence[int], targets: Sequence[float]) -> None:
         self.rows += rows
         self.targets += targets
         self.answers += [self.n_answers] * len(rows)
-        self.n_answers += 1
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """`rows_N`, `targets_N`, `answers_N`."""

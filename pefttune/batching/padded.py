@@ -28,10 +28,10 @@ def padded(examples: Sequence[Example], pad_id: int, *, every_answer: bool, devi
             ids[b, : len(sequence)] = torch.tensor(sequence)
             mask[b, : len(sequence)] = 1
             start = b * width + len(example.prompt)
+            if not answer or (example.marks and answer is answers[0]):
+                scored.marks([b * width + position for position, _ in example.marks], example)
             if answer:
                 scored.answer(start - 1, start, answer)
-            else:
-                scored.marks([b * width + position for position, _ in example.marks], example)
             b += 1
     return Batch(
         ids.to(device),

@@ -23,7 +23,7 @@ def ragged(examples: Sequence[Example], *, every_answer: bool, causal: bool, dev
     tree = Tree([example.prompt for example in examples], answers, share=causal)
     scored = Scored()
     for example, chosen, leaf in zip(examples, answers, tree.leaves, strict=True):
-        if not chosen:
+        if not chosen or example.marks:
             scored.marks([leaf.row(position) for position, _ in example.marks], example)
         for answer, row in zip(chosen, leaf.answer_rows, strict=True):
             scored.answer(leaf.row(len(example.prompt) - 1), row, answer)

@@ -94,13 +94,18 @@ class Display:
         self._bar("training", event["step"], event["of"], f"loss {event['loss']:.3f}  {rate:.1f} examples/s")
 
     def _show_evaluation(self, event: dict[str, Any]) -> None:
-        self._say(f"validation after step {event['step']}: {event['watched']} {percent(event[event['watched']])}")
+        value = event[event["watched"]]
+        told = percent(value) if 0 <= value <= 1 else f"{value:.3f}"  # a likelihood's logarithm is no share
+        self._say(f"validation after step {event['step']}: {event['watched']} {told}")
 
     def _show_frozen(self, event: dict[str, Any]) -> None:
         self._bar(f"frozen layers, {event['what']} rows", event["done"], event["of"], "")
 
     def _show_scoring(self, event: dict[str, Any]) -> None:
         self._bar(f"scoring {event['what']}", event["done"], event["of"], "")
+
+    def _show_writing(self, event: dict[str, Any]) -> None:
+        self._bar(f"writing {event['what']}", event["done"], event["of"], "")
 
     def _show_verifying(self, event: dict[str, Any]) -> None:
         self._say(f"verifying: reading the saved adapter into a fresh base, comparing {event['rows']} probe rows")

@@ -24,7 +24,8 @@ class Example:
 
     `prompt` is read by the base. Each of `answers` is a candidate continuation of the prompt, `target` the index of the
     right one, None where it is not known. For a head there are `marks` instead: positions of the prompt that the head
-    reads (the last, the first, every one), each with its right class or number, -100 where it is not known.
+    reads (the last, the first, every one), each with its right class or number, -100 where it is not known. Without a
+    head, marks are positions of the prompt at which the next token is learned besides the answer, each with that token.
     """
 
     prompt: tuple[int, ...]

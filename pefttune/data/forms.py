@@ -48,6 +48,13 @@ def _texts(column: str, values: list[Any]) -> list[str]:
     return values
 
 
+CONVERSATIONS: dict[tuple[str, ...], Form] = {
+    ("messages",): messages.from_messages,
+    ("conversations",): messages.from_conversations,
+    ("instruction",): messages.from_instruction,
+    ("prompt",): messages.from_prompt,
+    ("question",): messages.from_question,
+}
 FORMS: dict[str, dict[tuple[str, ...], Form]] = {
     "answers": {
         ("answers",): answers.from_value,
@@ -55,13 +62,8 @@ FORMS: dict[str, dict[tuple[str, ...], Form]] = {
         ("answer", "answer_start"): partial(answers.from_flat, column="answer"),
         ("human_ans_spans", "human_ans_indices"): answers.from_subjqa,
     },
-    "messages": {
-        ("messages",): messages.from_messages,
-        ("conversations",): messages.from_conversations,
-        ("instruction",): messages.from_instruction,
-        ("prompt",): messages.from_prompt,
-        ("question",): messages.from_question,
-    },
+    "messages": CONVERSATIONS,
+    "reply": {columns: partial(messages.reply, form=form) for columns, form in CONVERSATIONS.items()},
     "summary": {("summary",): _summaries, ("summary1",): _numbered_summaries},
     "document": {("document",): _document},
 }

@@ -6,7 +6,7 @@ whether that will do is for the task to say. Every function raises RowFault.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pefttune.data.faults import RowFault
@@ -52,6 +52,14 @@ def from_prompt(row: _Values) -> Messages:
 def from_question(row: _Values) -> Messages:
     """`question` and `answer`, as GSM8K has them."""
     return [{"role": "user", "content": _text(row["question"], "question")}, *_reply(row, "answer")]
+
+
+def reply(row: _Values, form: Callable[[_Values], Messages]) -> str:
+    """What the assistant says last in the conversation that `form` reads."""
+    last = form(row)[-1]
+    if last["role"] != "assistant":
+        raise RowFault("messages", "ends with the user's turn: there is no reply to it")
+    return last["content"]
 
 
 def _system(row: _Values) -> Messages:

@@ -3,7 +3,7 @@
 from pefttune.evaluation.compare import Comparison, Difference, compare, paired_difference
 from pefttune.evaluation.figure import draw
 from pefttune.evaluation.probe import largest_difference, take_probe, verify
-from pefttune.evaluation.scoring import Scored, judge, score
+from pefttune.evaluation.scoring import Scored, judge, score, watch
 
 __all__ = [
     "Comparison",
@@ -17,4 +17,5 @@ __all__ = [
     "score",
     "take_probe",
     "verify",
+    "watch",
 ]

@@ -1,4 +1,4 @@
-"""Score an adapter of a session on labelled rows."""
+"""Score an adapter of a session on labelled rows, and watch one that is being trained."""
 
 from __future__ import annotations
 
@@ -49,3 +49,19 @@ def score(
         encoded = [loaded.encoder(row) for row in rows]
     predictions = session.predictions(adapter, rows, encoded, progress, boundary)
     return judge(name or adapter, loaded.task, rows, predictions)
+
+
+def watch(
+    session: Session, adapter: str, rows: Sequence[Row], encoded: Sequence[Encoded], boundary: Boundary | None = None
+) -> dict[str, Any]:
+    """What an adapter in training is judged by, the task's `watched` metric among it.
+
+    To write an answer to each row at every evaluation would take longer than the training: where answers are written,
+    it is the mean log-likelihood of the references' tokens. Arguments as for `score`.
+    """
+    if session[adapter].task.generation is None:
+        return score(session, adapter, rows, encoded, boundary=boundary).metrics
+    examples = [example for each in encoded for example in each]
+    tokens = np.concatenate([each.numpy() for each in session.scores(adapter, examples, boundary=boundary)])
+    mean = float(tokens.mean(dtype=float))
+    return {"log_likelihood": mean, "perplexity": float(np.exp(-mean))}

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,11 @@ from pefttune.batching import (
 from pefttune.data import Example, Row, cache_dir
 from pefttune.data.faults import RowFault
 from pefttune.errors import AdapterError, DataError
+from pefttune.inference.generation import Answer, Sampling, groups, write, written_by_transformers
 from pefttune.inference.loaded import Loaded
 from pefttune.inference.shelf import Shelf, Source
 from pefttune.recipe import Recipe, recipe_from_mapping
+from pefttune.tasks.chat import ChatTemplate
 
 ROWS_AT_ONCE = 512
 # Products of so many rows run at full speed on a processor, and more rows would only need more memory (docs/LOG.md).
@@ -218,10 +221,24 @@ class Session:
             own = [self[name] for name in whose]
             checked = [_as_row(row, one.task, number) for (number, row), one in zip(chunk, own, strict=True)]
             encoded = [one.encoder(row) for one, row in zip(own, checked, strict=True)]
-            asked = [(name, example) for name, each in zip(whose, encoded, strict=True) for example in each]
-            scores = iter(self.mixed_scores(asked))
-            for one, row, each in zip(own, checked, encoded, strict=True):
-                yield one.task.decode(row, each, list(islice(scores, len(each))))
+            yield from self._of_several(whose, checked, encoded)
+
+    def _of_several(
+        self, whose: Sequence[str], rows: Sequence[Row], encoded: Sequence[tasks.Encoded]
+    ) -> list[tasks.Prediction]:
+        """Predictions of rows that each name their adapter: scores of all in shared passes, answers written by one
+        adapter after the other."""
+        result: dict[int, tasks.Prediction] = {}
+        writers = {name for name in whose if self[name].task.generation is not None}
+        for name in sorted(writers):
+            indices = [i for i, other in enumerate(whose) if other == name]
+            written = self.predictions(name, [rows[i] for i in indices], [encoded[i] for i in indices])
+            result |= zip(indices, written, strict=True)
+        scored = [i for i, name in enumerate(whose) if name not in writers]
+        scores = iter(self.mixed_scores([(whose[i], example) for i in scored for example in encoded[i]]))
+        for i in scored:
+            result[i] = self[whose[i]].task.decode(rows[i], encoded[i], list(islice(scores, len(encoded[i]))))
+        return [result[i] for i in range(len(rows))]
 
     def predictions(
         self,
@@ -232,12 +249,106 @@ class Session:
         boundary: Boundary | None = None,
     ) -> list[tasks.Prediction]:
         """Predictions of checked rows by the adapter `name`; `encoded` is what its encoder made of them. Leaves it in
-        use. `progress` and `boundary` as for `scores`, of all examples of all rows."""
-        scores = iter(self.scores(name, [example for each in encoded for example in each], progress, boundary))
+        use. `progress` and `boundary` as for `scores`, of all examples of all rows; or where answers are written,
+        `progress` is told how many rows are done."""
         task = self[name].task
+        if task.generation is not None:
+            writings = self.generate(name, [each[-1] for each in encoded], progress=progress)
+            rows_and_more = zip(rows, encoded, writings, strict=True)
+            return [task.decode(row, each, [writing]) for row, each, writing in rows_and_more]
+        scores = iter(self.scores(name, [example for each in encoded for example in each], progress, boundary))
         return [
             task.decode(row, each, list(islice(scores, len(each)))) for row, each in zip(rows, encoded, strict=True)
         ]
+
+    def generate(
+        self,
+        name: str,
+        examples: Sequence[Example],
+        generation: tasks.Generation | None = None,
+        sampling: Sampling | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[tasks.Writing]:
+        """What the adapter `name` writes after the prompt of each example: as the task's `generation` says or another
+        one, the likeliest token each time or drawn by `sampling`. Leaves it in use. `progress` is told how many
+        examples are done. Raises AdapterError for a task that writes nothing."""
+        generation, ends = generation or self._generation(name), self._ends
+        model, prompts = self.base.model, [example.prompt for example in examples]
+        answers = [Answer(self.base.tokenizer, generation, ends) for _ in prompts]
+        done = 0
+        for indices in groups(prompts, model, generation):
+            self.use(name)
+            together, own = [prompts[i] for i in indices], [answers[i] for i in indices]
+            if self._writes_itself(examples, generation):
+                for _ in write(model, together, own, ends, self.max_batch_tokens, sampling):
+                    progress(done + sum(answer.done for answer in own))
+            else:
+                self._write_by_transformers(name, together, own, generation, sampling)
+            progress(done := done + len(own))
+        return [answer.writing() for answer in answers]
+
+    def stream(
+        self,
+        name: str,
+        row: Row | Mapping[str, Any] | str,
+        generation: tasks.Generation | None = None,
+        sampling: Sampling | None = None,
+    ) -> Iterator[str]:
+        """The answer to one row as it is written, in pieces of whole characters; otherwise as `generate`. Other
+        adapters may be used between two pieces. Raises DataError at once for a row that cannot be read."""
+        generation = generation or self._generation(name)
+        [*_, example] = self[name].encoder(_as_row(row, self[name].task, 1))
+        return self._stream(name, example, generation, sampling)
+
+    def _stream(
+        self, name: str, example: Example, generation: tasks.Generation, sampling: Sampling | None
+    ) -> Iterator[str]:
+        if not self._writes_itself([example], generation):
+            yield self.generate(name, [example], generation, sampling)[0].text
+            return
+        answer, told = Answer(self.base.tokenizer, generation, self._ends), 0
+        steps = write(self.base.model, [example.prompt], [answer], self._ends, self.max_batch_tokens, sampling)
+        while not answer.done:
+            self.use(name)
+            next(steps)
+            text = answer.text().strip()
+            if len(text) > told:
+                yield text[told:]
+                told = len(text)
+
+    def _writes_itself(self, examples: Sequence[Example], generation: tasks.Generation) -> bool:
+        if self.ragged is None:
+            self.try_ragged(examples)
+        return bool(self.ragged) and generation.num_beams == 1
+
+    def _write_by_transformers(
+        self,
+        name: str,
+        prompts: Sequence[tuple[int, ...]],
+        answers: Sequence[Answer],
+        generation: tasks.Generation,
+        sampling: Sampling | None,
+    ) -> None:
+        tokens = written_by_transformers(self.base, prompts, generation, self._ends, sampling)
+        examples = [
+            Example(prompt, (tuple(answer),), 0, "prompt") for prompt, answer in zip(prompts, tokens, strict=True)
+        ]
+        for answer, own, likelihoods in zip(answers, tokens, self.scores(name, examples), strict=True):
+            for token, log_likelihood in zip(own, likelihoods.tolist(), strict=True):
+                answer.add(token, log_likelihood)
+
+    def _generation(self, name: str) -> tasks.Generation:
+        task = self[name].task
+        if task.generation is None:
+            raise AdapterError(f"{name} does {task.name}: it writes nothing")
+        return task.generation
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        told = self.base.model.generation_config.eos_token_id
+        ends = told if isinstance(told, list) else [told]
+        return frozenset({*ends, self.base.tokenizer.eos_token_id, ChatTemplate(self.base.tokenizer).end} - {None})
 
     @torch.no_grad()
     def scores(
@@ -290,6 +401,8 @@ class Session:
         by_name: dict[str, list[int]] = {}
         for i, (name, _) in enumerate(asked):
             by_name.setdefault(name, []).append(i)
+        if not by_name:
+            return []
         if len(by_name) == 1:
             return self.scores(asked[0][0], [example for _, example in asked])
         planned: list[tuple[str, list[int]]] = []

@@ -37,7 +37,10 @@ def compare(
     from pefttune.inference import BASE_ITSELF
 
     def scored(adapter: str, told: str, encoded: list[tasks.Encoded]) -> Scored:
-        progress = counter(notify, "scoring", told, sum(map(len, encoded)))
+        if session[adapter].task.generation is None:
+            progress = counter(notify, "scoring", told, sum(map(len, encoded)))
+        else:
+            progress = counter(notify, "writing", told, len(encoded))
         return evaluation.score(session, adapter, test, encoded, progress, name=told)
 
     task, others = session[name].task, []

@@ -86,7 +86,7 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
 
     def evaluate() -> dict[str, Any]:
         rows = line.rows.validation
-        return evaluation.score(session, name, rows, validation, boundary=entering_validation).metrics
+        return evaluation.watch(session, name, rows, validation, entering_validation)
 
     return training.Work(
         name=name,

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pefttune.tasks.multi_label import MultiLabel
-from pefttune.tasks.protocol import Encoded, Encoder, Generation, Piece, Prediction, ScoredBatch, Task
+from pefttune.tasks.protocol import Encoded, Encoder, Generation, Piece, Prediction, ScoredBatch, Task, Writing
+from pefttune.tasks.summarization import Summarization
 from pefttune.tasks.text_classification import Classified, TextClassification
+from pefttune.tasks.text_generation import TextGeneration
 from pefttune.tasks.text_regression import TextRegression
+from pefttune.tasks.written import Written
 
 CLASSIFIERS: dict[str, Callable[[Any], Task]] = {
     "single_label_classification": TextClassification.from_section,
@@ -14,7 +17,9 @@ CLASSIFIERS: dict[str, Callable[[Any], Task]] = {
     "regression": lambda section: TextRegression(),
 }
 TASKS: dict[str, Callable[[Any], Task]] = {
+    "summarization": Summarization.from_section,
     "text-classification": lambda section: CLASSIFIERS[section.problem_type](section),
+    "text-generation": TextGeneration.from_section,
 }
 
 
@@ -32,7 +37,11 @@ __all__ = [
     "Piece",
     "Prediction",
     "ScoredBatch",
+    "Summarization",
     "Task",
     "TextClassification",
+    "TextGeneration",
+    "Writing",
+    "Written",
     "get",
 ]

@@ -46,11 +46,23 @@ class Prediction(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """How an answer is written: its least and greatest length in tokens, and the beams of the search (1 is greedy)."""
+    """How an answer is written: its least and greatest length in tokens, the beams of the search (1 is greedy), and
+    texts at which it stops, which are cut off."""
 
     max_new_tokens: int
     min_new_tokens: int = 0
     num_beams: int = 1
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What a model wrote: the text, the mean log-likelihood of its tokens, and whether it came to its end within the
+    greatest length."""
+
+    text: str
+    log_likelihood: float
+    ended: bool
 
 
 class ScoredBatch(Protocol):
@@ -136,8 +148,8 @@ class Task(Protocol):
         """For each example what `decode` wants to know of it, in float32."""
 
     def decode(self, row: Row, encoded: Encoded, scores: Sequence[Any]) -> Prediction:
-        """The prediction that the scores of a row's examples stand for: tensors on the CPU, or what was written where
-        there is a `generation`."""
+        """The prediction that the scores of a row's examples stand for: tensors on the CPU, or, where there is
+        a `generation`, one `Writing`."""
 
     def metrics(self, predictions: Sequence[Any], rows: Sequence[Row]) -> dict[str, Any]:
         """Every metric, JSON-able, those of `shown` among them."""
