@@ -6,15 +6,18 @@ from pefttune.bases.known import find as find_known
 from pefttune.bases.load import Base, load, quantization_name
 from pefttune.bases.locate import Located, locate
 from pefttune.bases.machine import choose_device
+from pefttune.bases.reader import Reader, open_reader
 
 __all__ = [
     "BASES",
     "Base",
     "Fingerprint",
     "Located",
+    "Reader",
     "choose_device",
     "find_known",
     "load",
     "locate",
+    "open_reader",
     "quantization_name",
 ]

@@ -72,7 +72,7 @@ def load(config: schema.Base, origin: str | None = None) -> Base:
     check_folder(located.folder, config.quantization)
     device = choose_device(config.device)
     dtype, reason = choose_dtype(config.dtype, device)
-    tokenizer = _load_tokenizer(located.folder)
+    tokenizer = load_tokenizer(located.folder)
     model = _load_model(located.folder, _quantization(config, dtype), dtype, device)
     model.eval().requires_grad_(False)
     if device.type == "cpu":
@@ -95,7 +95,8 @@ def quantization_name(config: schema.Base) -> str:
     return f"{config.quantization}+double" if double else config.quantization
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder, without code of its own. Raises BaseError."""
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:

@@ -17,7 +17,8 @@ from pefttune.errors import BaseError, FetchError, PefttuneError, StorageError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 MAX_INDEX_BYTES = 64 << 20
-MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+WEIGHT_FILES = "*.safetensors"
+MODEL_FILES = ("*.json", WEIGHT_FILES, "*.model", "*.jinja", "*.txt")
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Located:
     origin: str
 
 
-def locate(source: str, revision: str | None = None, origin: str | None = None) -> Located:
-    """Find the base named `source`, fetching it if need be.
+def locate(source: str, revision: str | None = None, origin: str | None = None, *, weights: bool = True) -> Located:
+    """Find the base named `source`, fetching it if need be; from the Hub without its weights if they are not wanted.
 
     `origin` pins one source of a catalogue name: the one an adapter was trained on. Raises BaseError or FetchError.
     """
     if source in BASES:
-        return _from_catalogue(source, BASES[source], revision, origin)
+        return _from_catalogue(source, BASES[source], revision, origin, weights)
     path = Path(source).expanduser()
     if revision is not None and path.exists():
         raise BaseError(f"base.revision: {source} lies on this machine and has no revisions; leave it out")
@@ -52,10 +53,12 @@ def locate(source: str, revision: str | None = None, origin: str | None = None) 
         raise BaseError(f"base.source: {source} is a file, but neither a model folder nor a .gguf file")
     if source.startswith((".", "/", "~")) or not HUB_ID.fullmatch(source):
         raise BaseError(f"base.source: there is no folder or file {source}")
-    return _from_hub(HubSource(source, revision))
+    return _from_hub(HubSource(source, revision), weights)
 
 
-def _from_catalogue(name: str, entry: CatalogueBase, revision: str | None, origin: str | None) -> Located:
+def _from_catalogue(
+    name: str, entry: CatalogueBase, revision: str | None, origin: str | None, weights: bool
+) -> Located:
     sources = [source for source in entry.sources if origin in (None, str(source))]
     if revision is not None:  # only the Hub has revisions
         sources = [HubSource(source.id, revision) for source in sources if isinstance(source, HubSource)]
@@ -68,14 +71,14 @@ def _from_catalogue(name: str, entry: CatalogueBase, revision: str | None, origi
     for source in sources:
         try:
             if isinstance(source, HubSource):
-                return _from_hub(source)
+                return _from_hub(source, weights)
             return Located(_from_package(source), entry.hub_id, None, str(source))
         except PefttuneError as error:
             faults.append(f"  {source}: {error}")
     raise FetchError(f"base.source: none of the sources of {name!r} could be had:\n" + "\n".join(faults))
 
 
-def _in_hub_cache(source: HubSource) -> Located | None:
+def _in_hub_cache(source: HubSource, weights: bool = True) -> Located | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -87,7 +90,14 @@ def _in_hub_cache(source: HubSource) -> Located | None:
         ) from None
     except LocalEntryNotFoundError:
         return None
-    return Located(folder, source.id, folder.name, str(source)) if _is_whole(folder) else None
+    enough = _is_whole(folder) if weights else _has_tokenizer(folder)
+    return Located(folder, source.id, folder.name, str(source)) if enough else None
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    """Whether a snapshot holds all but the weights, config and tokenizer."""
+    vocabularies = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in vocabularies)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -99,14 +109,15 @@ def _is_whole(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
-def _from_hub(source: HubSource) -> Located:
-    if found := _in_hub_cache(source):
+def _from_hub(source: HubSource, weights: bool = True) -> Located:
+    if found := _in_hub_cache(source, weights):
         return found
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+    wanted = [pattern for pattern in MODEL_FILES if weights or pattern != WEIGHT_FILES]
     try:
-        folder = Path(snapshot_download(source.id, revision=source.revision, allow_patterns=list(MODEL_FILES)))
+        folder = Path(snapshot_download(source.id, revision=source.revision, allow_patterns=wanted))
     except RepositoryNotFoundError:
         raise BaseError(f"{source.id!r} is not on the Hub, or is private or gated{_suggestion(source.id)}") from None
     except RevisionNotFoundError:

@@ -32,9 +32,7 @@ def check_folder(folder: Path, quantization: str) -> None:
             f"{folder}: it holds an adapter (adapter_config.json), which transformers would put onto the base unseen; "
             "merge it into the base, or take its two files out of the folder"
         )
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
-        if (path := folder / name).is_file():
-            _check_config(path)
+    check_configs(folder)
     content = read_json(config)
     already = content.get("quantization_config") if isinstance(content, dict) else None
     if already is not None:
@@ -42,6 +40,13 @@ def check_folder(folder: Path, quantization: str) -> None:
             f"{folder}: its weights are quantized already ({already.get('quant_method')}), which would silently win "
             f"over base.quantization={quantization}; give the unquantized model"
         )
+
+
+def check_configs(folder: Path) -> None:
+    """Refuse a folder whose configs name code to run. Raises BaseError."""
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        if (path := folder / name).is_file():
+            _check_config(path)
 
 
 def check_complete(source: Path, model: Any, info: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import embed, recipes, store, train, use
+from pefttune.cli import doctor, embed, recipes, store, train, use
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.command()(doctor.doctor)
 app.command()(train.train)
 app.command()(use.evaluate)
 app.command()(use.predict)

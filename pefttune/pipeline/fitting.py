@@ -9,6 +9,7 @@ from pefttune import tasks
 from pefttune.data import Example, Row
 from pefttune.pipeline.beginning import Line
 from pefttune.pipeline.encoding import encode, flat, tell_long, try_ragged
+from pefttune.pipeline.examining import check
 from pefttune.pipeline.telling import counter, tell
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def fit(session: Session, lines: Sequence[Line]) -> list[tuple[TrainingLog, dict
 
 
 def _encoded(session: Session, line: Line) -> tuple[list[Example], list[tasks.Encoded]]:
-    """Training rows as examples, and those of each validation row. Told: rows that are too long, batches not ragged."""
+    """Training rows as examples, and those of each validation row. Told: rows that are too long, what the
+    doctor finds, batches not ragged."""
 
     def encoded(rows: Sequence[Row], what: str) -> list[tasks.Encoded]:
         return encode(line.recipe, session[line.name].encoder, rows, what, line.notify)
@@ -62,6 +64,7 @@ def _encoded(session: Session, line: Line) -> tuple[list[Example], list[tasks.En
     train, validation = flat(encoded(line.rows.train, "training")), encoded(line.rows.validation, "validation")
     if line.recipe.data.too_long == "error":  # said of test rows now, not when the training is over
         encoded(line.rows.test, "test")
+    check(session, line, train, flat(validation))
     try_ragged(session, train, line.notify)
     tell_long(session, train, line.notify)
     return train, validation

@@ -204,6 +204,10 @@ class TextClassification:
         """Its label."""
         return str(row.values["label"])
 
+    def kinds(self, row: Row) -> tuple[str, ...]:
+        """Its label: what rows are counted by (`pefttune.doctor.Counts`)."""
+        return (self.reference(row),)
+
     def _calibration_error(self, predictions: Sequence[Classified], references: Sequence[str]) -> float:
         """Expected calibration error over 15 bins (Guo et al. 2017, arXiv:1706.04599)."""
         import torch

@@ -14,7 +14,7 @@ FLOORS = [
     {"errors", "environment"},
     {"recipe", "data", "store"},
     {"tasks", "methods", "batching", "bases"},
-    {"training", "inference"},
+    {"training", "inference", "doctor"},
     {"evaluation"},
     {"serving", "publishing"},
     {"pipeline"},
@@ -24,7 +24,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES_AT_LEAST = 60
 IMPORTS_AT_LEAST = 150
 # Without torch: these rooms whole, and these files.
-LIGHT_ROOMS = {"recipe", "data", "store", "errors", "environment", "pipeline", "cli"}
+LIGHT_ROOMS = {"recipe", "data", "store", "errors", "environment", "doctor", "pipeline", "cli"}
 LIGHT_FILES = {f"tasks/{name}.py" for name in ("__init__", "protocol", "prompt", "text_classification")}
 HEAVY_ROOMS = {"methods", "batching", "bases", "training", "inference", "evaluation", "serving", "publishing"}
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "sklearn", "scipy", "matplotlib"}

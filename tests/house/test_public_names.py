@@ -93,10 +93,12 @@ PUBLIC = {
         "Base",
         "Fingerprint",
         "Located",
+        "Reader",
         "choose_device",
         "find_known",
         "load",
         "locate",
+        "open_reader",
         "quantization_name",
     },
     "pefttune.training": {
@@ -114,6 +116,21 @@ PUBLIC = {
         "resident_mib",
     },
     "pefttune.inference": {"Loaded", "Session", "load_base_of", "open_session"},
+    "pefttune.doctor": {
+        "CHECKS",
+        "Aligns",
+        "Case",
+        "Counts",
+        "Finding",
+        "Lengths",
+        "Part",
+        "Report",
+        "Shown",
+        "ShownToken",
+        "check",
+        "examine",
+        "render_page",
+    },
     "pefttune.evaluation": {
         "Comparison",
         "Difference",
@@ -131,6 +148,7 @@ PUBLIC = {
     "pefttune.cli": {"main"},
 }
 COMMANDS = {
+    "doctor": {"recipe", "overrides", "--html", "--json"},
     "train": {"recipe", "more", "--together", "--json"},
     "evaluate": {"name", "--data", "--store", "--base", "--json"},
     "predict": {"name", "texts", "--input", "--output", "--text-column", "--store", "--base", "--json"},

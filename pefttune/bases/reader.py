@@ -1,0 +1,39 @@
+"""How a base reads, without its weights: seconds and megabytes, whatever its size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+
+from pefttune.bases.load import is_encoder, load_tokenizer
+from pefttune.bases.locate import locate
+from pefttune.bases.safety import check_configs
+from pefttune.errors import BaseError
+from pefttune.recipe import schema
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A base's tokenizer, whether it is a decoder (`causal`), and how many tokens it reads; None: it does not say."""
+
+    tokenizer: Any
+    causal: bool
+    positions: int | None
+
+
+def open_reader(config: schema.Base) -> Reader:
+    """The reader of a recipe's base. Raises BaseError for what cannot be found, trusted or read, FetchError."""
+    folder = locate(config.source, config.revision, weights=False).folder
+    if not (folder / "config.json").is_file():
+        raise BaseError(f"{folder}: no config.json there, so this is not a model folder of transformers")
+    check_configs(folder)
+    try:
+        known = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise BaseError(
+            f"{folder}: its config.json cannot be read: {str(error).strip().partition(chr(10))[0]}"
+        ) from None
+    positions = getattr(known.get_text_config(), "max_position_embeddings", None)
+    return Reader(load_tokenizer(folder), not is_encoder(folder), positions)

@@ -1,0 +1,113 @@
+"""All checks, and the whole examination of a recipe: its data through its base's tokenizer, no weight read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from pefttune.data import DataReport, Dataset
+from pefttune.doctor.answers import (
+    check_alignment,
+    check_end,
+    check_label_words,
+    check_something_to_learn,
+    check_template_end,
+)
+from pefttune.doctor.case import PARTS, TRAIN, Case
+from pefttune.doctor.classes import check_classes, count_kinds, kinds_of
+from pefttune.doctor.drawing import show
+from pefttune.doctor.finding import LEVELS, Finding, found
+from pefttune.doctor.leaks import check_leaks
+from pefttune.doctor.lengths import check_lengths, measure
+from pefttune.doctor.prompts import (
+    check_begin,
+    check_same_prompt,
+    check_special_strings,
+    check_template,
+    check_unknown,
+)
+from pefttune.doctor.repeats import check_repeats
+from pefttune.doctor.report import Part, Report
+from pefttune.recipe import Recipe
+from pefttune.tasks import Task
+
+WITHOUT_LIMIT = 1 << 30  # tokens
+
+CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
+    check_something_to_learn,
+    check_end,
+    check_same_prompt,
+    check_begin,
+    check_special_strings,
+    check_alignment,
+    check_leaks,
+    check_repeats,
+    check_classes,
+    check_unknown,
+    check_template,
+    check_template_end,
+    check_label_words,
+)
+
+
+def check(case: Case) -> list[Finding]:
+    """What all checks find, the worst first."""
+    return _worst_first(finding for each in CHECKS for finding in each(case))
+
+
+def examine(recipe: Recipe, task: Task, rows: Dataset) -> Report:
+    """The whole examination of a recipe whose data was read. Raises BaseError, FetchError or DataError when the base
+    cannot be found, or task, tokenizer and limit leave nothing to examine."""
+    from pefttune import bases
+
+    reader = bases.open_reader(recipe.base)
+    limit = recipe.data.max_length
+    encoder = task.encoder(reader.tokenizer, limit, causal=reader.causal)
+    unlimited = task.encoder(reader.tokenizer, WITHOUT_LIMIT, causal=reader.causal)
+    by_part = {part: getattr(rows, part) for part in PARTS}
+    examples = {part: [each for row in own for each in encoder(row)] for part, own in by_part.items()}
+    lengths = {part: measure(own, examples[part], unlimited) for part, own in by_part.items()}
+    if recipe.data.too_long == "drop":
+        examples[TRAIN] = [each for each in examples[TRAIN] if not each.truncated]
+    case = Case(task, reader.tokenizer, encoder, by_part, examples)
+    counts = {part: count_kinds(task, own) for part, own in by_part.items()}
+    kinds = kinds_of(task, [count for count in counts.values() if count is not None])
+    findings = [
+        *check(case),
+        *check_lengths(lengths, recipe.data, reader.positions),
+        *_of_reading(rows.report),
+    ]
+    return Report(
+        name=recipe.output.name,
+        task=task.name,
+        base=recipe.base.source,
+        source=rows.report.source,
+        max_length=limit,
+        positions=reader.positions,
+        parts={
+            part: Part(
+                len(own), None if (of := counts[part]) is None else {kind: of[kind] for kind in kinds}, lengths[part]
+            )
+            for part, own in by_part.items()
+        },
+        shown=show(case),
+        findings=tuple(_worst_first(findings)),
+    )
+
+
+def _of_reading(report: DataReport) -> Iterator[Finding]:
+    """What became of rows while they were read."""
+    if report.bad_rows:
+        told = f"{len(report.bad_rows):,} broken rows are skipped (data.max_bad_rows)"
+        yield found("broken", "warning", told, "Mend them.", [str(bad) for bad in report.bad_rows])
+    if report.left_out_by_bins:
+        yield found(
+            "no-bin", "note", f"{report.left_out_by_bins:,} rows lie in no bin of data.label_bins and are left out"
+        )
+    for part, count in report.duplicates_removed.items():
+        if count:
+            told = f"{count:,} {PARTS[part]} rows are held out as well and are removed from the {PARTS[part]} rows"
+            yield found("duplicates-removed", "note", told)
+
+
+def _worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))

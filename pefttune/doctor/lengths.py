@@ -1,0 +1,81 @@
+"""How long the examples would be without a limit, and what the limit cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pefttune.data import Example, Row
+from pefttune.doctor.case import PARTS, TRAIN
+from pefttune.doctor.finding import ROWS_NAMED, Finding, Level
+from pefttune.recipe import schema
+from pefttune.tasks import Encoder
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a part's rows, prompt and answer, before `data.max_length` cuts them; and what it cuts."""
+
+    median: int
+    percentile_90: int
+    percentile_99: int
+    longest: int
+    longest_row: str
+    tokens: int
+    cut_rows: int
+    first_cut: tuple[str, ...]
+    tokens_lost: int
+
+
+def measure(rows: Sequence[Row], examples: Sequence[Example], unlimited: Encoder) -> Lengths:
+    """The lengths of a part. `unlimited` is the encoder without a limit; rows that lost something go through it."""
+    by_row: dict[str, list[Example]] = {}
+    for example in examples:
+        by_row.setdefault(example.origin, []).append(example)
+    whole = {origin: len(own[0]) for origin, own in by_row.items()}
+    lost = 0
+    for row in rows:
+        own = by_row[row.origin]
+        if any(example.truncated for example in own) or len(own) > 1:
+            whole[row.origin] = max(map(len, unlimited(row)))
+        if any(example.truncated for example in own):
+            lost += whole[row.origin] - max(map(len, own))
+    median, ninetieth, ninety_ninth = np.percentile(list(whole.values()), (50, 90, 99), method="higher").tolist()
+    longest = max(whole, key=whole.__getitem__)
+    cut = list(dict.fromkeys(example.origin for example in examples if example.truncated))
+    return Lengths(
+        median=median,
+        percentile_90=ninetieth,
+        percentile_99=ninety_ninth,
+        longest=whole[longest],
+        longest_row=longest,
+        tokens=sum(whole.values()),
+        cut_rows=len(cut),
+        first_cut=tuple(cut[:ROWS_NAMED]),
+        tokens_lost=lost,
+    )
+
+
+def check_lengths(lengths: Mapping[str, Lengths], data: schema.Data, positions: int | None) -> Iterator[Finding]:
+    """A limit that is beyond the base, and rows that are longer than the limit."""
+    limit = data.max_length
+    if positions is not None and limit > positions:
+        told = f"data.max_length is {limit:,} tokens, but the base has {positions:,} positions"
+        yield Finding("beyond-positions", "error", told, f"Set it to {positions} or less.")
+    for part, of in lengths.items():
+        if not of.cut_rows:
+            continue
+        told = f"{of.cut_rows:,} {PARTS[part]} rows do not fit data.max_length = {limit:,} tokens and "
+        if data.too_long == "drop" and part == TRAIN:
+            told += "are dropped"
+        elif data.too_long == "error":
+            told += "stop the run (data.too_long)"
+        else:
+            told += f"lose their end: {of.tokens_lost:,} tokens, {of.tokens_lost / of.tokens:.1%} of all"
+        mend = f"The longest has {of.longest:,} tokens" + (
+            f", and the base reads no more than {positions:,}." if positions and positions < of.longest else "."
+        )
+        level: Level = "error" if data.too_long == "error" else "warning"
+        yield Finding("cut", level, told, mend, of.first_cut, of.cut_rows)
