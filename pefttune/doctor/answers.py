@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from pefttune.data import Example
+from pefttune.data import UNKNOWN, Example
 from pefttune.doctor.case import PARTS, Aligns, Case, share
 from pefttune.doctor.finding import Finding, found
 
-UNLABELLED = -100  # the class of a mark that is not known (`Example.marks`)
 LONG_LABEL = 6  # tokens, from where words for labels cost more than they are worth
 END_WITHIN = 2  # tokens: some chat templates write a line break after the end of a turn
 
@@ -19,9 +18,9 @@ def trained_answer(example: Example) -> tuple[int, ...]:
     return () if example.target is None or not example.answers else example.answers[example.target]
 
 
-def trained_marks(example: Example) -> dict[int, int]:
+def trained_marks(example: Example) -> dict[int, float]:
     """Position → class of the marks that are trained."""
-    return {position: label for position, label in example.marks if label != UNLABELLED}
+    return {position: label for position, label in example.marks if label != UNKNOWN}
 
 
 def check_something_to_learn(case: Case) -> Iterator[Finding]:
