@@ -44,13 +44,9 @@ def _tokens(case: Case, example: Example) -> Iterator[ShownToken]:
     marks, read = trained_marks(example), len(example.prompt)
     for index, text in enumerate(texts_of(case.tokenizer, [*example.prompt, *trained_answer(example)])):
         if index in marks:
-            yield ShownToken(text, "mark", _name(case.task.labels, marks[index]))
+            yield ShownToken(text, "mark", case.task.target_name(marks[index]))
         else:
             yield ShownToken(text, "read" if index < read else "trained")
-
-
-def _name(labels: Sequence[str], label: int) -> str:
-    return labels[label] if 0 <= label < len(labels) else str(label)
 
 
 def texts_of(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:

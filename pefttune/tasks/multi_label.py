@@ -182,5 +182,9 @@ class MultiLabel:
         """Its labels."""
         return ", ".join(row.values["label"]) or "none"
 
+    def target_name(self, target: float) -> str:
+        """Whether one of the labels is right; each label has a mark of its own."""
+        return "yes" if target else "no"
+
     def zero_shot(self) -> None:
         """None: a head cannot be asked before it is trained."""

@@ -166,6 +166,9 @@ class Task(Protocol):
     def reference(self, row: Row) -> str:
         """The right answer in a few words."""
 
+    def target_name(self, target: float) -> str:
+        """What the target of a mark means."""
+
     def zero_shot(self) -> Task | None:
         """The form of this task in which a language model can be asked without any training; None if there is none."""
 

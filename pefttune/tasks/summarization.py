@@ -113,6 +113,10 @@ class Summarization:
         """Its first summary."""
         return str(row.values["summary"][0])
 
+    def target_name(self, target: float) -> str:
+        """The number of a token; a summary is learned as an answer, without marks."""
+        return str(int(target))
+
     def zero_shot(self) -> Summarization:
         """The same instruction."""
         return self

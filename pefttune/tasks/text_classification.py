@@ -219,6 +219,10 @@ class TextClassification:
             multiclass_calibration_error(probabilities, targets, num_classes=len(self.labels), n_bins=CALIBRATION_BINS)
         )
 
+    def target_name(self, target: float) -> str:
+        """The label."""
+        return self.labels[int(target)]
+
     def zero_shot(self) -> TextClassification:
         """The label words: the one way to ask a base that has no head.
 

@@ -132,6 +132,10 @@ class TextGeneration:
         """Its reply."""
         return str(row.values["reply"])
 
+    def target_name(self, target: float) -> str:
+        """The number of the token that comes next."""
+        return str(int(target))
+
     def zero_shot(self) -> TextGeneration:
         """The same conversation."""
         return self

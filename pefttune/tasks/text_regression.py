@@ -138,6 +138,10 @@ class TextRegression:
         """Its number."""
         return f"{row.values['label']:.4g}"
 
+    def target_name(self, target: float) -> str:
+        """The number."""
+        return f"{target:.4g}"
+
     def zero_shot(self) -> None:
         """None: a head cannot be asked before it is trained."""
 
