@@ -109,10 +109,48 @@ def write_model(folder: Path, template: str | None = TEMPLATE, seed: int = 0, **
     return folder
 
 
+def write_encoder_tokenizer(folder: Path) -> int:
+    """BERT's kind of tokenizer, `[CLS] … [SEP]`, that knows single characters, saved; gives its vocabulary's size."""
+    import string
+
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    vocabulary = {token: i for i, token in enumerate([*specials, *characters, *(f"##{c}" for c in characters)])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {f"{token.strip('[]').lower()}_token": token for token in specials}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    return len(vocabulary)
+
+
+def write_encoder(folder: Path, seed: int = 0, pooler: bool = True, **changes: Any) -> Path:
+    """A tiny random BERT with a tokenizer, saved into `folder` as MiniLM and its kin are: without an output layer."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {key: value for key, value in TINY.items() if "token" not in key and "key_value" not in key}
+    torch.manual_seed(seed)
+    config = BertConfig(vocab_size=write_encoder_tokenizer(folder), **{**own, "initializer_range": 0.2, **changes})
+    BertModel(config, add_pooling_layer=pooler).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny random model; do not write into it."""
     return write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny random encoder; do not write into it."""
+    return write_encoder(tmp_path_factory.mktemp("models") / "tiny-encoder")
 
 
 def write_reviews(path: Path, rows: int = 60) -> Path:
@@ -158,6 +196,12 @@ def recipe_of(tiny: Path, tmp_path: Path) -> Any:
 def new_model() -> Any:
     """`write_model`."""
     return write_model
+
+
+@pytest.fixture(scope="session")
+def new_encoder() -> Any:
+    """`write_encoder`."""
+    return write_encoder
 
 
 @pytest.fixture(scope="session")
@@ -272,20 +316,21 @@ def ragged() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def finished(tiny: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A whole run on the tiny model, made once for each approach: `finished("head")` gives the `Run`, its recipe, its
-    events and its cache. Read only."""
+    events and its cache; `finished("encoder")` is a head on the tiny encoder. Read only."""
     runs: dict[str, Any] = {}
 
-    def run(approach: str = "label-words") -> Any:
-        if approach not in runs:
-            runs[approach] = _finish(tiny, tmp_path_factory.mktemp(approach), approach)
-        return runs[approach]
+    def run(kind: str = "label-words") -> Any:
+        if kind not in runs:
+            base, approach = (tiny_encoder, "head") if kind == "encoder" else (tiny, kind)
+            runs[kind] = _finish(base, tmp_path_factory.mktemp(kind), approach)
+        return runs[kind]
 
     return run
 
 
-def _finish(tiny: Path, folder: Path, approach: str) -> Any:
+def _finish(base: Path, folder: Path, approach: str) -> Any:
     from types import SimpleNamespace
 
     from pefttune import pipeline
@@ -294,7 +339,7 @@ def _finish(tiny: Path, folder: Path, approach: str) -> Any:
     write_reviews(folder / "reviews.jsonl")
     (folder / "recipe.yaml").write_text(
         f"task: {{type: text-classification, approach: {approach}}}\n"
-        f"base: {{source: {tiny}, quantization: none, dtype: float32, device: cpu}}\n"
+        f"base: {{source: {base}, quantization: none, dtype: float32, device: cpu}}\n"
         f"data: {{source: {folder}/reviews.jsonl, split: {{validation: 0.2, test: 0.3}}}}\n"
         "adapter: {method: lora, r: 4}\n"
         "training: {per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 2}\n"

@@ -74,8 +74,10 @@ def test_the_run_folder_holds_the_whole_story(finished: Any) -> None:
     assert {"log.jsonl", "comparison.json", "figure.png", "best.safetensors"} <= {p.name for p in folder.iterdir()}
     comparison = json.loads((folder / "comparison.json").read_text())
     changed = [*comparison["fixed"], *comparison["broken"]]
-    assert all(row["base"] != row["adapter"] and row["text"] for row in changed)
-    assert len(comparison["fixed"]) == comparison["against_base"]["fixed"]
+    assert all(row["other"] != row["adapter"] and row["text"] and row["reference"] for row in changed)
+    assert comparison["differences"][0]["against"] == "base, zero-shot"
+    assert len(comparison["fixed"]) == comparison["differences"][0]["fixed"]
+    assert len(comparison["broken"]) == comparison["differences"][0]["broken"]
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
@@ -86,8 +88,8 @@ def test_a_quantized_base_trains_and_verifies(quick: Any, quantization: str, tmp
     assert told == {"nf4": "nf4+double", "int8": "int8"}[quantization]
     session = open_session("tiny", tmp_path / "adapters")
     probe = run.manifest["probe"]
-    assert [p.label for p in session.predict(probe["texts"])] == [
-        run.manifest["labels"][scores.index(max(scores))] for scores in probe["scores"]
+    assert [p.label for p in session.predict(probe["rows"])] == [
+        run.manifest["labels"][scores.index(max(scores))] for (scores,) in probe["scores"]
     ]
 
 

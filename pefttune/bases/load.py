@@ -104,8 +104,8 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    kind = transformers.AutoModel if is_encoder(folder) else transformers.AutoModelForCausalLM
     try:
+        kind = transformers.AutoModel if is_encoder(folder) else transformers.AutoModelForCausalLM
         with without_bars():
             model, info = kind.from_pretrained(
                 folder,
@@ -127,11 +127,13 @@ def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: tor
 
 def is_encoder(folder: Path) -> bool:
     """Whether the folder holds an encoder (BERT and its kin): a model of an architecture that can fill in masked words,
-    saved as no language model. It is loaded without an output layer, since tasks bring their own."""
+    saved as no language model, and with no decoder beside it (as BART has, whatever it is saved as). It is loaded
+    without an output layer, since tasks bring their own."""
     config = read_json(folder / "config.json")
     saved_as = config.get("architectures") or []
     writes = any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in saved_as)
-    return config.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not writes
+    masked = config.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return masked and not writes and not config.get("is_encoder_decoder")
 
 
 def let_go_of_file(model: nn.Module) -> None:

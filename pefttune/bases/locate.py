@@ -170,6 +170,9 @@ def _extracted(archive: Path, source: PackageFolder) -> Path:
             staging.mkdir()
             for name in source.files:
                 extract_member(archive, f"{source.folder}/{name}", staging / name)
-            if not folder.is_dir():  # another process may have extracted it meanwhile
+            try:
                 staging.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process extracted it meanwhile
+                    raise
     return folder

@@ -99,7 +99,8 @@ def open_boundary(
         return None
     fed = [_fed(example, every_answer) for example in examples]
     contents = [(example.prompt, chosen_answers(example, every_answer)) for example in examples]
-    trunk = _shared_by_all([example.prompt for example in examples])
+    # Where a token sees what follows it, what is the same in all prompts becomes something else in each.
+    trunk = _shared_by_all([example.prompt for example in examples]) if causal else 0
     starts, rows = [], trunk
     for tokens in fed:
         starts.append(rows)

@@ -41,6 +41,8 @@ def explain(
     loaded = read_recipe(recipe) if recipe else None
     if key is None:
         every = [look_up(each, loaded) for each in all_keys()]
+        if loaded is not None:
+            every = [each for each in every if each.origin]  # keys of other tasks have none
         if as_json:
             print_json({"keys": [asdict(each) for each in every]})
             return

@@ -176,8 +176,8 @@ class Session:
 
     def encoder(self, task: tasks.Task, max_length: int) -> tasks.Encoder:
         """What turns rows of the task into examples for this base. Raises BaseError or DataError."""
-        positions = getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None) or max_length
-        if max_length > positions:
+        positions = _positions(self.base.model)
+        if positions is not None and max_length > positions:
             raise DataError(f"data.max_length: {max_length} tokens are more than this base reads; it has {positions}")
         return task.encoder(self.base.tokenizer, max_length, causal=self.causal)
 
@@ -521,6 +521,17 @@ class Session:
         tokenizer = self.base.tokenizer
         pad_id: int | None = tokenizer.pad_token_id
         return pad_id if pad_id is not None else tokenizer.eos_token_id or 0
+
+
+def _positions(model: Any) -> int | None:
+    """How many tokens of a text the model has positions for; None where there is no end to them. RoBERTa and its kin
+    count from behind the padding token's."""
+    most: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None) or None
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding: int | None = getattr(table, "padding_idx", None)
+    if most is None or padding is None:
+        return most
+    return most - padding - 1
 
 
 def _as_row(row: Row | Mapping[str, Any] | str, task: tasks.Task, number: int) -> Row:

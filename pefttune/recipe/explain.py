@@ -38,6 +38,7 @@ def explain(key: str, loaded: LoadedRecipe | None = None) -> Explanation:
         raise RecipeError(f"{key}: {_unknown(key, known)}")
     found = known[key]
     section, slot = bool(found.slot.sections()), found.slot
+    value = None if section or loaded is None else _value(key, loaded)
     return Explanation(
         key=key,
         meaning=found.info.description or "",
@@ -47,8 +48,8 @@ def explain(key: str, loaded: LoadedRecipe | None = None) -> Explanation:
         unit=_unit(found),
         default=None if section else _default(found),
         example=None if section else _example(found),
-        value=None if section or loaded is None else _value(key, loaded),
-        origin=None if section or loaded is None else loaded.origins[key],
+        value=value,
+        origin=None if value is None or loaded is None else loaded.origins[key],
         keys=tuple(f"{key}.{name}" for name in keys_of(slot)),
     )
 

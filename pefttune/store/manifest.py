@@ -17,6 +17,7 @@ SHAPE: dict[str, Any] = {
     "name": str,
     "recipe": {"task": {"type": str}, "data": {"columns": dict}},
     "labels": list,
+    "inputs": list,
     "base": {
         "source": str,
         "hub_id": str | None,
@@ -25,10 +26,10 @@ SHAPE: dict[str, Any] = {
         "fingerprint": dict.fromkeys(("config", "tensors", "quantization", "tokenizer", "chat_template"), str),
     },
     "data": {"fingerprints": dict},
-    "comparison": {"primary": str, "shown": dict, "adapter": dict, "others": dict, "differences": list},
+    "comparison": {"primary": str, "shown": dict, "adapter": dict, "others": dict, "differences": [{"there": float}]},
     "files": dict,
 }
-"""What other rooms take from a manifest without looking twice."""
+"""What other rooms take from a manifest without looking twice. A list holds at least one."""
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
@@ -56,7 +57,7 @@ def read_manifest(folder: Path, check_files: bool = True) -> dict[str, Any]:
             f"{path}: format {content['format']} is not {FORMAT}, which this pefttune reads; train it anew, or use the "
             "pefttune that wrote it"
         )
-    if faults := list(_misfits(content, SHAPE)):
+    if faults := list(_misfits(content, SHAPE)) or list(_misfits(content["comparison"], _of_primary(content))):
         raise AdapterError(f"{path} is damaged: {', '.join(faults)} missing or of the wrong kind")
     if check_files:
         _check_files(folder, content["files"])
@@ -68,8 +69,17 @@ def _misfits(value: Any, shape: Any, path: str = "") -> Iterator[str]:
     if isinstance(shape, dict) and isinstance(value, dict):
         for key, inner in shape.items():
             yield from _misfits(value.get(key, ...), inner, f"{path}.{key}" if path else key)
-    elif not isinstance(value, dict if isinstance(shape, dict) else shape):
+    elif isinstance(shape, list) and isinstance(value, list) and value:
+        for i, inner in enumerate(value):
+            yield from _misfits(inner, shape[0], f"{path}.{i}")
+    elif isinstance(shape, dict | list) or not isinstance(value, shape):
         yield path
+
+
+def _of_primary(content: dict[str, Any]) -> dict[str, Any]:
+    """The shape of a comparison, as far as its primary metric goes."""
+    primary = content["comparison"]["primary"]
+    return {"shown": {primary: str}, "adapter": {primary: float}}
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:

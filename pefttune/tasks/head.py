@@ -37,7 +37,9 @@ class Head(nn.Module):
     def forward(self, rows_ND: Tensor) -> Tensor:
         """Logits (N, C) in float32."""
         for pooler in self._pooler:
-            rows_ND = pooler(rows_ND[:, None])  # it takes the first token of each text
+            # ALBERT's is the layer alone, its activation stands beside it; others take the first token of each text.
+            bare = isinstance(pooler, nn.Linear)
+            rows_ND = torch.tanh(pooler(rows_ND)) if bare else pooler(rows_ND[:, None])
         logits_NC: Tensor = self.linear(rows_ND.float())
         return logits_NC
 

@@ -95,9 +95,15 @@ def test_a_base_that_cannot_read_ragged_gets_the_right_result_by_padding(
             assert score == pytest.approx(alone, rel=1e-5)  # float32, other widths, other order of sums
 
 
-def test_an_encoder_is_no_base(base_of: Any, folder_of: Any) -> None:
-    with pytest.raises(BaseError, match="BertLMHeadModel cannot be a base: it is no decoder"):
-        Session(base_of(folder_of("Bert")))
+def test_a_model_that_does_not_run_on_ids_with_a_mask_is_no_base() -> None:
+    class Deaf(torch.nn.Module):
+        device, base_model = torch.device("cpu"), property(lambda self: self)
+
+        def forward(self, pixel_values: torch.Tensor, **others: Any) -> None:
+            raise AssertionError
+
+    with pytest.raises(BaseError, match=r"^Deaf cannot be a base: it does not run on ids with a mask \("):
+        is_causal(Deaf())
 
 
 def test_an_encoder_reads_ragged_batches(model_of: Any) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from pefttune.batching import (
     Batch,
-    class_logits,
     hidden_rows,
     log_likelihoods,
     logits_are_linear,
@@ -78,18 +77,6 @@ def test_the_question_is_asked_once_for_each_model(model_of: Any, monkeypatch: p
     for model in (first, first, second):
         assert logits_are_linear(model)
     assert asked == [first, second]
-
-
-def test_a_head_gets_float32_rows_of_a_bfloat16_model(model_of: Any) -> None:
-    model = model_of("Llama").to(torch.bfloat16)
-    head = nn.Linear(32, 3, bias=False)
-    examples = [Example((3, 4, 5), (), 1, "", marks=((2, 1),)), Example((6,), (), 0, "", marks=((0, 0),))]
-    batch = padded(examples, 0, every_answer=False, device=torch.device("cpu"))
-    logits = class_logits(hidden_rows(model, batch), head)
-    assert logits.shape == (2, 3)
-    assert logits.dtype == torch.float32
-    logits.sum().backward()
-    assert head.weight.grad is not None
 
 
 def test_log_likelihoods_are_float32_whatever_the_model(model_of: Any) -> None:

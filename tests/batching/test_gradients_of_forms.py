@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pefttune import methods
-from pefttune.batching import Batch, class_logits, hidden_rows, padded, prepare, ragged, target_log_likelihoods
+from pefttune.batching import Batch, hidden_rows, padded, prepare, ragged, target_log_likelihoods
 from pefttune.data import Example
 from pefttune.recipe import schema
 
@@ -65,7 +65,7 @@ def found(model: Any, adapter: methods.Adapter, batch: Batch, head: nn.Linear | 
     if head is None:
         outputs_N = target_log_likelihoods(model, batch)
     else:
-        logits_NC = class_logits(hidden_rows(model, batch), head).log_softmax(-1)
+        logits_NC = head(hidden_rows(model, batch).float()).log_softmax(-1)
         outputs_N = logits_NC.gather(1, batch.targets_N[:, None])[:, 0]
     (outputs_N * torch.linspace(1, 2, len(outputs_N))).sum().backward()
     learned = adapter.parameters if head is None else {**adapter.parameters, "head": head.weight}

@@ -41,8 +41,8 @@ def test_an_empty_store(refused: Any, command: Any) -> None:
         ("adapter_config.json", None, "adapter_config.json is missing"),
         ("pefttune.json", b"{", "pefttune.json is damaged"),
         ("pefttune.json", b"[]", "pefttune.json is not a manifest of pefttune"),
-        ("pefttune.json", b'{"format": 2}', "format 2 is not 1; a newer pefttune may read it"),
-        ("pefttune.json", b'{"format": 1}', "pefttune.json is damaged: name, recipe, labels, base, "),
+        ("pefttune.json", b'{"format": 1}', "format 1 is not 2, which this pefttune reads; train it anew, or use"),
+        ("pefttune.json", b'{"format": 2}', "pefttune.json is damaged: name, recipe, labels, inputs, base, "),
     ],
 )
 def test_a_damaged_adapter(
@@ -56,10 +56,10 @@ def test_a_damaged_adapter(
         refused(command(*arguments, "--json"), 2, "AdapterError", told)
 
 
-@pytest.mark.parametrize("key", ["recipe", "labels", "base", "data", "comparison", "files"])
+@pytest.mark.parametrize("key", ["recipe", "labels", "inputs", "base", "data", "comparison", "files"])
 def test_a_manifest_of_the_wrong_shape(refused: Any, command: Any, copied: Path, key: str) -> None:
     good = json.loads((copied / "pefttune.json").read_text())
-    for value in (None, 7, "text", ["a"] if key != "labels" else {}):
+    for value in (None, 7, "text", ["a"] if key not in ("labels", "inputs") else {}):
         (copied / "pefttune.json").write_text(json.dumps({**good, key: value}))
         refused(command("predict", "tiny", "text", "--json"), 2, "AdapterError", f"damaged: {key} missing or of the")
         assert f"damaged: {key} missing" in command("list", "--json").document["damaged"][0]

@@ -129,7 +129,10 @@ def test_what_stdout_cannot_show_is_escaped(process: Any, run_to_end: Any, shop:
         (["recipes"], {"recipes"}),
         (["explain"], {"keys"}),
         (["explain", "training.learning_rate"], {"key", "meaning", "default", "origin"}),
-        (["evaluate", "tiny"], {"name", "rows", "base", "adapter", "against_base", "fixed", "broken"}),
+        (
+            ["evaluate", "tiny"],
+            {"name", "rows", "primary", "shown", "adapter", "others", "differences", "fixed", "broken"},
+        ),
         (["predict", "tiny", "a fine film"], {"name", "predictions"}),
     ],
 )
@@ -288,6 +291,10 @@ def test_list(command: Any, shop: Any, tmp_path: Path) -> None:
     [row] = command("list", "--store", shop.store, "--json").document["adapters"]
     assert row.items() >= {"name": "tiny", "version": 1, "labels": ["bad", "good"], "base": "tiny"}.items()
     assert row["bytes"] == sum(path.stat().st_size for path in (shop.store / "tiny" / "1").iterdir())
+    comparison = json.loads((shop.store / "tiny" / "1" / "pefttune.json").read_text())["comparison"]
+    assert row["metric"] == "accuracy"
+    assert row["with_adapter"] == comparison["adapter"]["accuracy"]
+    assert row["without"] == comparison["others"]["base, zero-shot"]["accuracy"]
     assert "tiny" in command("list", "--store", shop.store).out
     done = command("list", "--store", tmp_path / "none")
     assert (done.code, done.out.startswith("no adapters in ")) == (0, True)
@@ -309,7 +316,7 @@ def test_list_cuts_nothing_off(command: Any, shop: Any, tmp_path: Path, monkeypa
 def test_a_damaged_adapter_does_not_hide_the_others(command: Any, shop: Any, tmp_path: Path) -> None:
     for name in ("tiny", "broken"):
         shutil.copytree(shop.store / "tiny" / "1", tmp_path / "adapters" / name / "1")
-    (tmp_path / "adapters" / "broken" / "1" / "pefttune.json").write_text('{"format": 1, "labels": 7')
+    (tmp_path / "adapters" / "broken" / "1" / "pefttune.json").write_text('{"format": 2, "labels": 7')
     document = command("list", "--json").document
     assert [row["name"] for row in document["adapters"]] == ["tiny"]
     assert "broken/1/pefttune.json is damaged: " in document["damaged"][0]
@@ -337,7 +344,7 @@ def test_evaluate(command: Any, shop: Any, known_bases: Path, monkeypatch: pytes
     assert "have changed" not in done.err
     every = command("evaluate", "tiny", "--data", shop.reviews, "--json")
     assert (every.code, every.document["rows"]) == (0, 60), every.err
-    assert "scoring tiny 60/60" in every.err
+    assert "scoring with adapter 60/60" in every.err
 
 
 def test_evaluate_on_changed_data_says_so(command: Any, shop: Any, known_bases: Path, tmp_path: Path) -> None:
@@ -361,6 +368,9 @@ def test_explain(command: Any, shop: Any) -> None:
     assert "here     4, from" in command("explain", "adapter.r", "--recipe", shop.recipe).out
     every = command("explain", "--json").document["keys"]
     assert len(every) == len(command("explain").out.splitlines()) >= 50
+    own = [line.split()[0] for line in command("explain", "--recipe", shop.recipe).out.splitlines()]
+    assert {each["key"] for each in every} - set(own) >= {"task.stride", "task.num_beams"}, "it has another task"
+    assert {"task.labels", "training.learning_rate"} <= set(own)
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "predict", "list", "show", "recipes", "explain"])

@@ -14,9 +14,10 @@ from pefttune.evaluation import largest_difference, score, take_probe, verify
 from pefttune.evaluation.probe import PROBE_ROWS
 from pefttune.inference import Session
 
-ROWS = [
-    Row({"text": f"film number {i} is {'fine' if i % 2 else 'dull'}", "label": "good"}, f"row {i}") for i in range(20)
-]
+ROWS = [Row({"text": f"film number {i} is {'fine' if i % 2 else 'dull'}", "label": "x"}, f"row {i}") for i in range(20)]
+
+
+LABELS = ("x", "y", "z")
 
 
 @pytest.mark.parametrize("approach", ["label-words", "head"])
@@ -25,9 +26,9 @@ def test_an_adapter_proves_itself_and_one_unit_in_the_last_place_does_not(
     base_of: Any, adapted: Any, approach: str, quantization: str
 ) -> None:
     session = Session(base_of(quantization=quantization))
-    loaded = adapted(session, "a", labels=("x", "y", "z"), approach=approach)
+    loaded = adapted(session, "a", LABELS, approach=approach)
     probe = json.loads(json.dumps(take_probe(session, "a", ROWS)))  # as it is stored
-    assert len(probe["texts"]) == PROBE_ROWS == 16
+    assert len(probe["rows"]) == len(probe["scores"]) == PROBE_ROWS == 16
     assert largest_difference(session, "a", probe) == 0.0
     verify(session, "a", probe)
     keys = list(loaded.parameters)
@@ -46,8 +47,8 @@ def test_an_adapter_proves_itself_and_one_unit_in_the_last_place_does_not(
 
 def test_another_adapter_does_not_pass_for_it(base_of: Any, adapted: Any) -> None:
     session = Session(base_of())
-    adapted(session, "a", seed=1)
-    adapted(session, "b", seed=2)
+    adapted(session, "a", LABELS, seed=1)
+    adapted(session, "b", LABELS, seed=2)
     probe = take_probe(session, "a", ROWS)
     with pytest.raises(VerificationError):
         verify(session, "b", probe)
@@ -56,16 +57,17 @@ def test_another_adapter_does_not_pass_for_it(base_of: Any, adapted: Any) -> Non
 
 def test_fewer_rows_than_a_probe_has_will_do(base_of: Any, adapted: Any) -> None:
     session = Session(base_of())
-    adapted(session, "a")
+    adapted(session, "a", LABELS)
     probe = take_probe(session, "a", ROWS[:3])
-    assert len(probe["texts"]) == len(probe["scores"]) == 3
+    assert probe["rows"] == [dict(row.values) for row in ROWS[:3]]
+    assert len(probe["scores"]) == 3
     verify(session, "a", probe)
 
 
 def test_scoring_keeps_rows_and_predictions_together(base_of: Any, adapted: Any) -> None:
     session = Session(base_of())
-    adapted(session, "a")
-    rows = [*ROWS, Row({"text": "x", "label": "bad"}, "short")]
+    adapted(session, "a", LABELS)
+    rows = [*ROWS, Row({"text": "x", "label": "y"}, "short")]
     done: list[int] = []
     session.max_batch_tokens = 200
     found = score(session, "a", rows, progress=done.append)
@@ -74,5 +76,7 @@ def test_scoring_keeps_rows_and_predictions_together(base_of: Any, adapted: Any)
     assert done[-1] == 21
     assert found.rows == tuple(rows)
     assert [p.label for p in found.predictions] == [p.label for p in session.predict(rows, "a")]
-    assert found.correct == [p.label == row.values["label"] for p, row in zip(found.predictions, rows, strict=True)]
-    assert found.metrics["accuracy"] == sum(found.correct) / 21
+    right = [p.label == row.values["label"] for p, row in zip(found.predictions, rows, strict=True)]
+    assert found.tallies.tolist() == [[one, 1] for one in right]
+    assert found.metrics["accuracy"] == sum(right) / 21
+    assert (found.name, score(session, "a", rows, name="with adapter").name) == ("a", "with adapter")

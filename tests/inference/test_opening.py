@@ -25,9 +25,9 @@ def known(finished: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_stored_adapter_opens_by_name(known: Any, name: str) -> None:
     session = open_session(name, known.store)
     probe = known.run.manifest["probe"]
-    predictions = list(session.predict(probe["texts"]))  # without use(): it is in use
+    predictions = list(session.predict(probe["rows"]))  # without use(): it is in use
     labels = known.run.manifest["labels"]
-    assert [p.label for p in predictions] == [labels[row.index(max(row))] for row in probe["scores"]]
+    assert [p.label for p in predictions] == [labels[row.index(max(row))] for (row,) in probe["scores"]]
     assert session.names == (name,)
 
 

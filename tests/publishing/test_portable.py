@@ -11,7 +11,7 @@ import yaml
 
 from pefttune import pipeline, store
 from pefttune.bases import Located
-from pefttune.publishing import portable
+from pefttune.publishing import portable, render_card
 
 FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "figure.png", "pefttune.json"]
 
@@ -65,7 +65,7 @@ def test_data_keep_their_public_name_or_their_last_part(data: dict[str, Any], ke
     assert (cut["seed"], cut["task"]) == (1, {"instruction": "and/or"})
 
 
-@pytest.mark.parametrize("approach", ["label-words", "head"])
+@pytest.mark.parametrize("approach", ["label-words", "head", "encoder"])
 def test_the_folder_holds_these_files_and_no_other(finished: Any, approach: str) -> None:
     assert sorted(path.name for path in finished(approach).run.folder.iterdir()) == FILES
 
@@ -100,23 +100,87 @@ def test_no_file_of_an_adapter_names_the_machine(
             assert told.encode() not in content, f"{path.name} holds {told}"
 
 
-@pytest.mark.parametrize("approach", ["label-words", "head"])
+@pytest.mark.parametrize("approach", ["label-words", "head", "encoder"])
 def test_the_card_says_what_the_manifest_says(finished: Any, approach: str) -> None:
     run = finished(approach).run
     _, head, body = (run.folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     metadata = yaml.safe_load(head)
-    assert metadata["base_model"] == "tiny"
+    assert metadata["base_model"] == ("tiny-encoder" if approach == "encoder" else "tiny")
     assert metadata["library_name"] == "peft"
     assert metadata["pipeline_tag"] == "text-classification"
+    assert metadata["metrics"] == ["accuracy", "macro_f1", "calibration_error"]
     assert "base_model_revision" not in metadata
-    comparison = run.manifest["comparison"]
-    assert f"{100 * comparison['adapter']['accuracy']:.1f} %" in body
-    assert f"Measured on {comparison['rows']} held-out rows" in body
     assert f"{run.manifest['parameters']:,} trainable parameters" in body
-    if approach == "head":
-        assert "AutoModelForSequenceClassification" in body
-    else:
-        assert run.manifest["prompt"] in body
+    assert "adapter for text-classification (bad / good) on `" in body
+    assert "`PeftModel.from_pretrained(base, folder)` loads it without pefttune" in body
+    assert ("AutoModelForSequenceClassification` with `num_labels=2`" in body) == (approach != "label-words")
+    told = 'The model reads this prompt, and the likeliest of the answers "bad", "good" wins:'
+    assert (f"{told}\n\n```\n{run.manifest['prompt']}\n```\n" in body) == (approach == "label-words")
+    assert 'session.predict(["…", "…"])' in body
+
+
+def table(card: str, heading: str) -> list[list[str]]:
+    """The cells of the table that begins with this line."""
+    lines = card.split(f"{heading}\n", 1)[1].split("\n\n", 1)[0].splitlines()
+    assert lines[0] == "|" + "---|" * (heading.count("|") - 1)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+@pytest.mark.parametrize("approach", ["label-words", "encoder"])
+def test_the_cards_tables_are_the_comparison(finished: Any, approach: str) -> None:
+    """A base that cannot be asked zero-shot stands in none of them."""
+    run = finished(approach).run
+    card, comparison = (run.folder / "README.md").read_text(encoding="utf-8"), run.comparison
+    others = ["always 'bad'"] if approach == "encoder" else ["base, zero-shot", "always 'bad'"]
+    assert list(comparison.others) == others
+
+    def percents(metrics: dict[str, Any], keys: Any, bold: str = "") -> list[str]:
+        return [f"{bold}{100 * metrics[key]:.1f} %{bold}" for key in keys]
+
+    assert f"Measured on {comparison.rows} held-out rows" in card
+    assert table(card, "| | accuracy | macro-F1 | calibration error |") == [
+        *([name, *percents(comparison.others[name], comparison.shown)] for name in others),
+        ["**with this adapter**", *percents(comparison.adapter, comparison.shown, "**")],
+    ]
+    heading = "| difference in accuracy, paired | | 95.0 % interval | sign test p | rows better | rows worse |"
+    assert table(card, heading) == [
+        [
+            f"against {each.against}",
+            f"{100 * each.difference:+.1f} points",
+            f"{100 * each.low:+.1f} points … {100 * each.high:+.1f} points",
+            f"{each.sign_test_p:.2g}",
+            str(each.fixed),
+            str(each.broken),
+        ]
+        for each in comparison.differences
+    ]
+    assert table(card, "| class | precision | recall | F1 | rows |") == [
+        [label, *percents(own, ("precision", "recall", "f1")), str(own["rows"])]
+        for label, own in comparison.adapter["per_class"].items()
+    ]
+
+
+def test_names_in_a_card_cannot_break_its_tables(finished: Any) -> None:
+    manifest = json.loads(json.dumps(finished().run.manifest))
+    comparison = manifest["comparison"]
+    comparison["others"] = {"always 'a|b\nc'": next(iter(comparison["others"].values()))}
+    comparison["differences"] = [{**comparison["differences"][0], "against": "always 'a|b\nc'"}]
+    comparison["adapter"]["per_class"] = {"a|b": comparison["adapter"]["per_class"]["good"]}
+    card = render_card(manifest)
+    assert "| always 'a\\|b c' |" in card
+    assert "| against always 'a\\|b c' |" in card
+    assert "| a\\|b |" in card
+
+
+def test_a_card_names_some_of_many_labels_and_how_a_task_of_two_columns_is_asked(finished: Any) -> None:
+    manifest = {**finished().run.manifest, "labels": [str(i) for i in range(40)], "inputs": ["question", "context"]}
+    manifest["comparison"] = json.loads(json.dumps(manifest["comparison"]))
+    del manifest["comparison"]["adapter"]["per_class"]  # not every task has classes
+    card = render_card(manifest)
+    assert "text-classification (0 / 1 / 2 / 3 / 4 / 5 / 6 / 7 / …, 40 labels) on `tiny`" in card
+    row = '{"question": "…", "context": "…"}'
+    assert f"session.predict([{row}, {row}])" in card
+    assert "| class |" not in card
 
 
 def test_the_manifest_says_how_to_repeat_and_judge_it(finished: Any) -> None:
@@ -124,7 +188,9 @@ def test_the_manifest_says_how_to_repeat_and_judge_it(finished: Any) -> None:
     manifest = store.read_manifest(done.run.folder)
     assert manifest["recipe"]["adapter"]["r"] == 4
     assert manifest["recipe"]["training"]["learning_rate"] == 1e-2
-    assert manifest["labels"] == ["bad", "good"]
+    assert (manifest["labels"], manifest["inputs"]) == (["bad", "good"], ["text"])
+    assert manifest["head"] is None
+    assert finished("head").run.manifest["head"] == {"task_type": "SEQ_CLS", "outputs": 2}
     assert manifest["base"]["dtype"] == "float32"
     assert set(manifest["data"]["fingerprints"]) == {"train", "validation", "test"}
     assert set(manifest["files"]) == set(FILES) - {"pefttune.json"}

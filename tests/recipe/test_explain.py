@@ -16,6 +16,14 @@ LEAVES = {
     "task.approach",
     "task.labels",
     "task.instruction",
+    "task.problem_type",
+    "task.stride",
+    "task.max_answer_length",
+    "task.max_new_tokens",
+    "task.min_new_tokens",
+    "task.num_beams",
+    "task.system",
+    "task.answer_after",
     "base.source",
     "base.revision",
     "base.quantization",
@@ -72,19 +80,36 @@ LEAVES = {
 }
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "x.yaml"
-    path.write_text(
-        "task: {type: text-classification}\ndata: {source: r.csv}\noutput: {name: film}\nadapter: {method: lora}\n",
-        encoding="utf-8",
-    )
-    return path
+TYPES = {  # of the tasks whose keys text classification has not
+    "task.stride": "token-classification",
+    "task.max_answer_length": "question-answering",
+    "task.max_new_tokens": "summarization",
+    "task.min_new_tokens": "summarization",
+    "task.num_beams": "text-generation",
+    "task.system": "text-generation",
+    "task.answer_after": "text-generation",
+}
 
 
 @pytest.fixture
-def loaded(file: Path) -> LoadedRecipe:
-    return read_recipe(file, ["training.learning_rate=2e-4"])
+def file_of(tmp_path: Path) -> Any:
+    """A recipe that has the key."""
+
+    def write(key: str) -> Path:
+        path = tmp_path / "x.yaml"
+        path.write_text(
+            f"task: {{type: {TYPES.get(key, 'text-classification')}}}\n"
+            "data: {source: r.csv}\noutput: {name: film}\nadapter: {method: lora}\n",
+            encoding="utf-8",
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def loaded(file_of: Any) -> LoadedRecipe:
+    return read_recipe(file_of("seed"), ["training.learning_rate=2e-4"])
 
 
 def test_the_keys_are_these() -> None:
@@ -95,9 +120,9 @@ def test_the_keys_are_these() -> None:
 
 
 @pytest.mark.parametrize("key", sorted(LEAVES))
-def test_every_key_is_frozen(key: str, loaded: LoadedRecipe) -> None:
+def test_every_key_is_frozen(key: str, file_of: Any) -> None:
     *sections, name = key.split(".")
-    section: Any = loaded.recipe
+    section: Any = load_recipe(file_of(key))
     for each in sections:
         section = getattr(section, each)
     with pytest.raises(ValidationError, match="frozen"):
@@ -105,16 +130,19 @@ def test_every_key_is_frozen(key: str, loaded: LoadedRecipe) -> None:
 
 
 @pytest.mark.parametrize("key", sorted(LEAVES))
-def test_every_key_has_a_meaning_and_an_example_that_loads(key: str, file: Path) -> None:
-    found = explain(key)
+def test_every_key_has_a_meaning_and_an_example_that_loads(key: str, file_of: Any) -> None:
+    found, file = explain(key), file_of(key)
     assert found.meaning.endswith(".")
-    assert read_recipe(file, [f"{key}={found.example}"]).origins[key] == f"override {f'{key}={found.example}'!r}"
+    # Numbers and lists of labels need a head.
+    needed = ["task.approach=head"] if key == "task.problem_type" else []
+    override = f"{key}={found.example}"
+    assert read_recipe(file, [*needed, override]).origins[key] == f"override {override!r}"
     assert found.example != "null", "an example must show a value"
 
 
 @pytest.mark.parametrize("key", sorted(LEAVES))
-def test_no_key_takes_a_boolean_for_anything_else(key: str, file: Path) -> None:
-    override = f"{key}=true"
+def test_no_key_takes_a_boolean_for_anything_else(key: str, file_of: Any) -> None:
+    override, file = f"{key}=true", file_of(key)
     if explain(key).type == "true or false":
         load_recipe(file, [override])
     else:
@@ -154,6 +182,11 @@ def test_value_and_origin_in_a_recipe(loaded: LoadedRecipe) -> None:
     assert source.origin is not None
     assert source.origin.endswith("x.yaml:2")
     assert (r.value, r.origin) == ("8", "default")
+
+
+def test_the_key_of_another_task_has_no_value_in_a_recipe(loaded: LoadedRecipe) -> None:
+    found = explain("task.stride", loaded)
+    assert (found.default, found.value, found.origin) == ("64", None, None)
 
 
 def test_a_section_lists_its_keys(loaded: LoadedRecipe) -> None:

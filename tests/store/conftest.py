@@ -15,7 +15,14 @@ def manifest() -> dict[str, Any]:
         "name": "film",
         "recipe": {"task": {"type": "text-classification"}, "data": {"columns": {}}},
         "labels": ["x", "ÿ"],
+        "inputs": ["text"],
         "base": {"source": "s", "hub_id": None, "revision": None, "origin": "o", "fingerprint": fingerprint},
         "data": {"fingerprints": {}},
-        "comparison": {"base": {"accuracy": 0.5}, "adapter": {"accuracy": 0.1}},
+        "comparison": {
+            "primary": "accuracy",
+            "shown": {"accuracy": "accuracy"},
+            "adapter": {"accuracy": 0.1},
+            "others": {"base": {"accuracy": 0.5}},
+            "differences": [{"against": "base", "there": 0.5}],
+        },
     }

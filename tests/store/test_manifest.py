@@ -33,7 +33,7 @@ def change(folder: Path, **keys: Any) -> None:
 def test_what_is_written_is_read(folder: Path, manifest: dict[str, Any]) -> None:
     found = store.read_manifest(folder)
     assert {key: found[key] for key in manifest} == manifest
-    assert found["format"] == 1
+    assert found["format"] == 2
     assert found["files"].keys() == {"adapter_model.safetensors", "README.md"}
 
 
@@ -71,7 +71,7 @@ def test_a_manifest_that_is_none_is_told(folder: Path, content: bytes) -> None:
         store.read_manifest(folder)
 
 
-@pytest.mark.parametrize("key", ["name", "recipe", "labels", "base", "data", "comparison", "files"])
+@pytest.mark.parametrize("key", ["name", "recipe", "labels", "inputs", "base", "data", "comparison", "files"])
 @pytest.mark.parametrize("value", [..., None, 7])
 def test_a_manifest_without_what_is_needed_is_told(folder: Path, key: str, value: Any) -> None:
     change(folder, **{key: value})
@@ -87,9 +87,31 @@ def test_what_is_needed_deep_inside_is_named(folder: Path, manifest: dict[str, A
         store.read_manifest(folder)
 
 
-def test_a_format_of_the_future_is_told(folder: Path) -> None:
-    change(folder, format=2)
-    with pytest.raises(AdapterError, match="format 2 is not 1; a newer pefttune may read it"):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"primary": "f1"}, r"shown\.f1, adapter\.f1"),
+        ({"shown": {"f1": "F1"}}, r"shown\.accuracy"),
+        ({"adapter": {"accuracy": "high"}}, r"adapter\.accuracy"),
+        ({"differences": []}, r"comparison\.differences"),
+        ({"differences": {"there": 0.5}}, r"comparison\.differences"),
+        ({"differences": [{"there": 0.5}, {"there": None}]}, r"comparison\.differences\.1\.there"),
+        ({"differences": [7]}, r"comparison\.differences\.0"),
+    ],
+)
+def test_a_comparison_without_its_primary_metric_is_told(
+    folder: Path, manifest: dict[str, Any], changes: dict[str, Any], told: str
+) -> None:
+    change(folder, comparison={**manifest["comparison"], **changes})
+    with pytest.raises(AdapterError, match=rf"is damaged: {told} missing or of the wrong kind"):
+        store.read_manifest(folder)
+
+
+@pytest.mark.parametrize("other", [1, 3])
+def test_another_format_is_told(folder: Path, other: int) -> None:
+    change(folder, format=other)
+    told = rf"format {other} is not 2, which this pefttune reads; train it anew, or use the pefttune that wrote it$"
+    with pytest.raises(AdapterError, match=told):
         store.read_manifest(folder)
 
 

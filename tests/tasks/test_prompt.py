@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,8 +49,13 @@ def task_of(labels: tuple[str, ...] = ("bad", "good"), approach: str = "label-wo
     )
 
 
-def encoded(tokenizer: Any, text: str, label: str = "good", max_length: int = 256, **section: Any) -> Example:
-    return task_of(**section).encoder(tokenizer, max_length)(Row({"text": text, "label": label}, "row 1"))
+def encoder_of(tokenizer: Any, max_length: int = 256, causal: bool = True, **section: Any) -> tasks.Encoder:
+    return task_of(**section).encoder(tokenizer, max_length, causal=causal)
+
+
+def encoded(tokenizer: Any, text: str, label: str = "good", max_length: int = 256, **how: Any) -> Example:
+    (example,) = encoder_of(tokenizer, max_length, **how)(Row({"text": text, "label": label}, "row 1"))
+    return example
 
 
 def test_the_prompt_is_the_chat_template_with_the_text_in_its_place(tokenizer: Any) -> None:
@@ -142,10 +146,9 @@ def test_a_template_that_writes_the_time_gives_the_same_prompt_at_any_time(with_
 @pytest.mark.parametrize("start", ["\n", "  ", "\n  {% if true %}\n a{% endif %}", "  {%- if true %} b{% endif -%}\n "])
 def test_the_rest_of_a_template_is_rendered_as_it_stands(with_template: Any, start: str) -> None:
     tokenizer = with_template(start + TRIMS)
-    task = task_of(instruction="Good or bad?")
     messages = [{"role": "system", "content": "Good or bad?"}, {"role": "user", "content": "{text}"}]
     plain = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert task.encoder(tokenizer, 256).render() == plain
+    assert encoder_of(tokenizer, instruction="Good or bad?").render() == plain
 
 
 def test_of_several_templates_the_default_one_is_used(with_template: Any) -> None:
@@ -191,6 +194,24 @@ def test_the_first_token_of_the_tokenizer_comes_once() -> None:
     assert head == (2, *map(ord, "film"), 3)
 
 
+@pytest.mark.parametrize(("causal", "place"), [(True, 5), (False, 0)])
+def test_a_head_reads_the_last_token_of_a_decoder_and_the_first_of_an_encoder(causal: bool, place: int) -> None:
+    encoder = encoder_of(BeginningTokenizer(), approach="head", causal=causal)
+    (labelled,) = encoder(Row({"text": "film", "label": "good"}, "row 1"))
+    (unlabelled,) = encoder(Row({"text": "film"}, "row 1"))
+    assert labelled.prompt == unlabelled.prompt == (2, *map(ord, "film"), 3)
+    assert (labelled.marks, unlabelled.marks) == (((place, 1),), ((place, -100),))
+    (cut,) = encoder_of(BeginningTokenizer(), 4, causal, approach="head")(Row({"text": "film"}, "row 1"))
+    assert cut.prompt == (2, *map(ord, "fi"), 3)  # the last token is still the one that ends every text
+    assert cut.marks == ((3 if causal else 0, -100),)
+
+
+def test_label_words_need_a_decoder(tokenizer: Any) -> None:
+    with pytest.raises(BaseError) as raised:
+        encoder_of(tokenizer, causal=False)
+    assert str(raised.value) == "this base is an encoder and cannot answer in words: set task.approach to head"
+
+
 def test_a_chat_template_brings_its_own_first_token(with_template: Any) -> None:
     tokenizer = with_template("<|system|>" + TRIMS)  # stands for a template that writes the BOS token itself
     prompt = encoded(tokenizer, "film").prompt
@@ -230,27 +251,15 @@ def test_every_answer_ends_with_the_end_of_turn(tokenizer: Any) -> None:
 
 def test_a_row_without_label_has_no_target(tokenizer: Any) -> None:
     for approach in ("label-words", "head"):
-        encoder = task_of(approach=approach).encoder(tokenizer, 256)
-        assert encoder(Row({"text": "film"}, "row 1")).target is None
+        (example,) = encoder_of(tokenizer, approach=approach)(Row({"text": "film"}, "row 1"))
+        assert example.target is None
 
 
 def test_the_rendered_prompt_shows_where_the_text_goes(tokenizer: Any) -> None:
-    rendered = task_of(instruction="{labels}?").encoder(tokenizer, 256).render()
+    rendered = encoder_of(tokenizer, instruction="{labels}?").render()
     assert rendered == "<|system|>bad, good?<|end|><|user|>{text}<|end|><|assistant|>"
-    assert task_of(approach="head").encoder(tokenizer, 256).render() == "{text}"
+    assert encoder_of(tokenizer, approach="head").render() == ""  # a head reads the text as it is
 
 
 def test_braces_in_a_text_are_text(tokenizer: Any) -> None:
     assert "{labels} {text} {{ 7 * 7 }}" in tokenizer.decode(encoded(tokenizer, "{labels} {text} {{ 7 * 7 }}").prompt)
-
-
-def test_a_new_head_fits_the_base_and_label_words_have_none() -> None:
-    import torch
-
-    config = SimpleNamespace(hidden_size=32, initializer_range=0.02)
-    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config), device=torch.device("cpu"))
-    head = task_of(approach="head", labels=("a", "b", "c")).new_head(model)
-    assert head.weight.shape == (3, 32)
-    assert head.bias is None
-    assert head.weight.dtype == torch.float32
-    assert task_of().new_head(model) is None

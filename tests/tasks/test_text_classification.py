@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from pefttune import tasks
 from pefttune.batching import target_log_likelihoods
-from pefttune.data import Row
+from pefttune.data import Example, Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError
 from pefttune.inference import Session
@@ -74,9 +74,9 @@ def test_a_held_out_label_that_nobody_learns_is_told_with_its_row() -> None:
         task_of().with_labels_of(rows("a", "b"), rows("a", "c"))
 
 
-def prediction(label: str, probability: float, labels: tuple[str, ...]) -> tasks.Prediction:
+def prediction(label: str, probability: float, labels: tuple[str, ...]) -> tasks.Classified:
     rest = (1 - probability) / (len(labels) - 1)
-    return tasks.Prediction(label, {name: probability if name == label else rest for name in labels}, False)
+    return tasks.Classified(label, {name: probability if name == label else rest for name in labels}, False)
 
 
 def test_metrics_against_hand_worked_ones() -> None:
@@ -84,7 +84,7 @@ def test_metrics_against_hand_worked_ones() -> None:
     task = task_of(labels)
     said = [("a", 0.9), ("a", 0.7), ("b", 0.7), ("b", 0.5), ("c", 0.9), ("a", 0.5)]
     true = ["a", "b", "b", "b", "c", "c"]
-    found = task.metrics([prediction(label, p, labels) for label, p in said], true)
+    found = task.metrics([prediction(label, p, labels) for label, p in said], rows(*true))
     # a: 1 of 3 said is right, 1 of 1 true is found. b: 2 of 2, 2 of 3. c: 1 of 1, 1 of 2.
     assert found["accuracy"] == 4 / 6
     assert found["per_class"]["a"] == {"precision": 1 / 3, "recall": 1.0, "f1": 0.5, "rows": 1}
@@ -95,19 +95,54 @@ def test_metrics_against_hand_worked_ones() -> None:
     # Bins of 1/15: two rows at 0.9 (both right), two at 0.7 (one right), two at 0.5 (one right).
     expected = (2 * abs(1 - 0.9) + 2 * abs(0.5 - 0.7) + 2 * abs(0.5 - 0.5)) / 6
     assert found["calibration_error"] == pytest.approx(expected, abs=1e-6)  # torchmetrics computes in float32
-    assert task.primary in found
+    assert set(task.shown) <= set(found)
+    assert task.watched == next(iter(task.shown)) == "accuracy"
+
+
+def test_the_tallies_of_all_rows_make_the_accuracy() -> None:
+    labels = ("a", "b")
+    task = task_of(labels)
+    said, true = [prediction(label, 0.9, labels) for label in "abba"], rows(*"abaa")
+    tallies = task.tallies(said, true)
+    assert tallies.tolist() == [[1, 1], [1, 1], [0, 1], [1, 1]]
+    assert task.primary_of(tallies.sum(0)) == task.metrics(said, true)["accuracy"] == 0.75
+    assert task.primary_of(tallies).tolist() == [1, 1, 0, 1]
+
+
+def test_the_baseline_is_the_commonest_label_of_the_training_rows() -> None:
+    task = task_of(("a", "b", "never"))
+    name, predictions = task.baseline(rows(*"aaab"), rows(*"abb"))
+    assert name == "always 'a'"
+    assert [str(one) for one in predictions] == ["a"] * 3
+    assert predictions[0].probabilities == {"a": 0.75, "b": 0.25, "never": 0.0}  # as sure as it is frequent
+    assert predictions[0].confidence == 0.75
+
+
+def test_a_prediction_tells_itself() -> None:
+    row = Row({"text": "a fine [film]", "label": "good"}, "row 1")
+    found = tasks.Classified("good", {"bad": 0.25, "good": 0.75}, True)
+    assert str(found) == "good"
+    assert found.columns() == {"prediction": "good", "confidence": 0.75, "truncated": True}
+    assert found.pieces(row) == (tasks.Piece("a fine [film]"),)
+    assert task_of().reference(row) == "good"
 
 
 def test_a_label_nobody_predicts_or_has_counts_zero_not_nan() -> None:
     labels = ("a", "b", "never")
-    found = task_of(labels).metrics([prediction("a", 0.8, labels)] * 2, ["a", "b"])
+    found = task_of(labels).metrics([prediction("a", 0.8, labels)] * 2, rows("a", "b"))
     assert found["per_class"]["never"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 0}
     assert not any(math.isnan(found[key]) for key in ("accuracy", "macro_f1", "calibration_error"))
 
 
+def example_with_scores(*scores: float, truncated: bool = False) -> Any:
+    """What `decode` is given: a row, its one example, what that scores."""
+    (row,) = rows("a")
+    return row, (Example((1,), (), None, row.origin, truncated),), [torch.tensor(scores)]
+
+
 def test_a_prediction_is_the_softmax_of_the_scores() -> None:
     task = task_of(("a", "b", "c"))
-    found = task.decode([-3.0, -1.0, -2.0], truncated=True)
+    found = task.decode(*example_with_scores(-3.0, -1.0, -2.0, truncated=True))
     total = math.exp(-2) + 1 + math.exp(-1)
     assert found.label == "b"
     assert found.truncated
@@ -117,7 +152,8 @@ def test_a_prediction_is_the_softmax_of_the_scores() -> None:
 
 
 def test_scores_far_below_zero_are_still_probabilities() -> None:
-    found = task_of(("a", "b")).decode([-2000.0, -2001.0], truncated=False)
+    found = task_of(("a", "b")).decode(*example_with_scores(-2000.0, -2001.0))
+    assert not found.truncated
     assert found.probabilities["a"] == pytest.approx(1 / (1 + math.exp(-1)))
 
 
@@ -127,9 +163,9 @@ def test_label_scores_are_the_log_softmaxes_of_the_models_full_logits(base_of: A
     labels = ("bad", "good", "so so")
     loaded = adapted(session, "a", labels=labels)
     texts = ["a film", "poor, dull and long, and then some more", "x"]
-    examples = [loaded.encoder(Row({"text": text}, text)) for text in texts]
+    examples = [example for text in texts for example in loaded.encoder(Row({"text": text}, text))]
     found = session.scores("a", examples)
-    assert found.shape == (3, 3)
+    assert [scores.shape for scores in found] == [(3,)] * 3
     for example, scores in zip(examples, found, strict=True):
         for answer, score in zip(example.answers, scores, strict=True):
             logits = session.base.model(torch.tensor([[*example.prompt, *answer]])).logits[0].double()
@@ -145,10 +181,10 @@ def test_label_scores_are_the_log_softmaxes_of_the_models_full_logits(base_of: A
 def test_head_scores_are_the_log_softmax_of_the_last_hidden_state(base_of: Any, adapted: Any) -> None:
     session = Session(base_of())
     loaded = adapted(session, "a", labels=("x", "y", "z"), approach="head")
-    example = loaded.encoder(Row({"text": "a film"}, ""))
+    (example,) = loaded.encoder(Row({"text": "a film"}, ""))
     (found,) = session.scores("a", [example])
     hidden = session.base.model.base_model(torch.tensor([example.prompt])).last_hidden_state[0, -1]
-    by_hand = torch.log_softmax(loaded.head.weight @ hidden, -1)
+    by_hand = torch.log_softmax(loaded.head.linear.weight @ hidden, -1)
     # A product with a vector may sum in another order than one with a matrix: 32 float32 terms.
     assert (found - by_hand).abs().max() < 1e-6
 
@@ -163,7 +199,7 @@ def test_the_loss_is_the_sum_over_labelled_positions(
     batch = session.collate(examples, every_answer=False)
     loss = float(session.loss("a", batch).detach())
     scores = session.scores("a", examples)
-    right = sum(float(scores[i, example.target]) for i, example in enumerate(examples))
+    right = sum(float(own[example.target]) for own, example in zip(scores, examples, strict=True))
     assert loss == pytest.approx(-right, rel=1e-6)  # the same float32 sums in batches of other width
     assert batch.n_scored == (len(examples) if approach == "head" else sum(len(e.answers[e.target]) for e in examples))
 
@@ -190,9 +226,11 @@ def test_the_base_is_asked_without_the_end_that_it_was_never_told_to_give(tiny: 
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     row = Row({"text": "a film"}, "row 1")
     asked = TextClassification("label-words", ("bad", "good"), "Which?").zero_shot()
-    assert all(answer[-1] != tokenizer.eos_token_id for answer in asked.encoder(tokenizer, 256)(row).answers)
+    (example,) = asked.encoder(tokenizer, 256, causal=True)(row)
+    assert all(answer[-1] != tokenizer.eos_token_id for answer in example.answers)
     nested = TextClassification("label-words", ("good", "goodness"), "Which?").zero_shot()
-    assert all(answer[-1] == tokenizer.eos_token_id for answer in nested.encoder(tokenizer, 256)(row).answers)
+    (example,) = nested.encoder(tokenizer, 256, causal=True)(row)
+    assert all(answer[-1] == tokenizer.eos_token_id for answer in example.answers)
 
 
 def test_space_around_a_label_is_no_part_of_it() -> None:

@@ -59,7 +59,7 @@ class Toy:
             collate=self.collate,
             train_mode=self.modes.append,
             evaluate=self.evaluate,
-            primary="accuracy",
+            watched="accuracy",
             origins=lambda indices: [f"rows.csv:{index}" for index in indices],
             config=config,
             run_folder=self.folder,

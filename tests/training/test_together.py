@@ -119,7 +119,7 @@ def work_of(session: Session, name: str, examples: list[Any], folder: Path) -> W
         collate=lambda indices: session.collate([examples[i] for i in indices], every_answer=False),
         train_mode=session[name].train,
         evaluate=evaluate,
-        primary="accuracy",
+        watched="accuracy",
         origins=lambda indices: [examples[i].origin for i in indices],
         config=config.model_copy(update={"load_best_model_at_end": name == "a"}),
         run_folder=folder,
