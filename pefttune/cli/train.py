@@ -49,6 +49,8 @@ def train(
     for run in runs:
         _print(run, named=len(runs) > 1)
     out.print(f'use it: pefttune predict {runs[0].manifest["name"]} "…"')
+    for run in runs:
+        out.print(f"report: {run.report}   whole run: {run.seconds:,.0f} s", soft_wrap=True)
 
 
 def _told(run: Run) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def _told(run: Run) -> dict[str, Any]:
         "version": int(run.folder.name),
         "folder": str(run.folder),
         "run_folder": str(run.run_folder),
+        "report": str(run.report),
         "seconds": run.seconds,
         "comparison": run.comparison.summary(),
         "training": run.manifest["training"],
@@ -78,4 +81,3 @@ def _print(run: Run, *, named: bool) -> None:
         soft_wrap=True,
     )
     out.print(f"stored, read back and verified: {run.folder}", soft_wrap=True)
-    out.print(f"log and figure: {run.run_folder}   whole run: {run.seconds:,.0f} s", soft_wrap=True)

@@ -1,19 +1,23 @@
-"""Measuring: score, compare, probe, draw."""
+"""Measuring: score, compare, probe, draw, report."""
 
-from pefttune.evaluation.compare import Comparison, Difference, compare, paired_difference
+from pefttune.evaluation.compare import Comparison, Difference, compare, interval, paired_difference
 from pefttune.evaluation.figure import draw
 from pefttune.evaluation.probe import largest_difference, take_probe, verify
+from pefttune.evaluation.report import Findings, render_report
 from pefttune.evaluation.scoring import Scored, judge, score, watch
 
 __all__ = [
     "Comparison",
     "Difference",
+    "Findings",
     "Scored",
     "compare",
     "draw",
+    "interval",
     "judge",
     "largest_difference",
     "paired_difference",
+    "render_report",
     "score",
     "take_probe",
     "verify",

@@ -111,19 +111,27 @@ def paired_difference(
     fixed, broken = int((gains > 0).sum()), int((gains < 0).sum())
     there = float(primary(theirs.sum(0)))
     difference = float(primary(ours.sum(0))) - there
-    resampled = _resampled(ours, theirs, primary, resamples, np.random.default_rng(seed))
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = _bounds(
+        lambda times: primary(times @ ours) - primary(times @ theirs), len(ours), resamples, confidence, seed
+    )
     p = binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
-    return Difference(name, there, difference, float(low), float(high), float(p), fixed, broken)
+    return Difference(name, there, difference, low, high, float(p), fixed, broken)
 
 
-def _resampled(
-    ours: np.ndarray, theirs: np.ndarray, primary: Primary, resamples: int, rng: np.random.Generator
-) -> np.ndarray:
-    """The difference in each of so many resamples of the rows."""
-    rows, parts = len(ours), []
+def interval(
+    tallies: np.ndarray, primary: Primary, resamples: int, confidence: float, seed: int
+) -> tuple[float, float]:
+    """Low and high bound of a primary metric, from its tallies (rows, K), by the percentile bootstrap over rows."""
+    return _bounds(lambda times: primary(times @ tallies), len(tallies), resamples, confidence, seed)
+
+
+def _bounds(
+    statistic: Callable[[np.ndarray], np.ndarray], rows: int, resamples: int, confidence: float, seed: int
+) -> tuple[float, float]:
+    """The percentile interval of a statistic of how many times each row is drawn (resamples, rows)."""
+    rng, parts = np.random.default_rng(seed), []
     for start in range(0, resamples, RESAMPLES_AT_ONCE):
         size = min(RESAMPLES_AT_ONCE, resamples - start)
-        times = rng.multinomial(rows, np.full(rows, 1 / rows), size=size).astype(float)
-        parts.append(primary(times @ ours) - primary(times @ theirs))
-    return np.concatenate(parts)
+        parts.append(statistic(rng.multinomial(rows, np.full(rows, 1 / rows), size=size).astype(float)))
+    low, high = np.quantile(np.concatenate(parts), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

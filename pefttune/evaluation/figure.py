@@ -43,7 +43,7 @@ def _draw_curve(axes: Any, steps: Sequence[dict[str, float]], evaluations: Seque
     x = [record["step"] for record in steps]
     loss = [record["loss"] for record in steps]
     axes.plot(x, loss, color=BASE, linewidth=0.8, alpha=0.6, label="training loss")
-    axes.plot(x, _smoothed(loss), color=INK, linewidth=1.6, label="training loss, smoothed")
+    axes.plot(x, smoothed(loss), color=INK, linewidth=1.6, label="training loss, smoothed")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss per scored position")
     axes.set_ylim(bottom=0)
@@ -77,7 +77,7 @@ def _draw_bars(axes: Any, comparison: Comparison) -> None:
     axes.set_title(f"on {comparison.rows:,} held-out rows", fontsize=10)
 
 
-def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
+def smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
     """Exponential moving average, corrected for its start."""
     smoothed, total = [], 0.0
     for count, value in enumerate(values, start=1):

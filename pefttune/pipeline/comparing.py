@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttune import tasks
 from pefttune.data import Row
 from pefttune.errors import StorageError
-from pefttune.pipeline.beginning import Line
 from pefttune.pipeline.encoding import encode, flat, try_ragged
 from pefttune.pipeline.telling import counter
 from pefttune.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pefttune.evaluation import Comparison, Scored
+    from pefttune.evaluation import Comparison, Findings, Scored
     from pefttune.inference import Session
-    from pefttune.training import Notify, TrainingLog
+    from pefttune.training import Notify
+
+REPORT = "report.html"
 
 
 def add_zero_shot(session: Session, task: tasks.Task, recipe: Recipe) -> None:
@@ -28,11 +30,11 @@ def add_zero_shot(session: Session, task: tasks.Task, recipe: Recipe) -> None:
         session.add_zero_shot(recipe.output.name, task, recipe.data.max_length)
 
 
-def compare(
+def score(
     session: Session, name: str, recipe: Recipe, train: Sequence[Row], test: Sequence[Row], notify: Notify
-) -> Comparison:
-    """The adapter `name` of the session, its base if `add_zero_shot` has put that in, and the task's baseline, which
-    knows the rows `train`, on the same test rows."""
+) -> tuple[Scored, list[Scored]]:
+    """The adapter `name` of the session, and what it is compared with on the same test rows: its base if
+    `add_zero_shot` has put that in, and the task's baseline, which knows the rows `train`."""
     from pefttune import evaluation
     from pefttune.inference import BASE_ITSELF
 
@@ -55,7 +57,13 @@ def compare(
         try_ragged(session, flat(encoded), notify)
     adapter = scored(name, "with adapter", encoded)
     baseline, predictions = task.baseline(train, test)
-    others.append(evaluation.judge(baseline, task, test, predictions))
+    return adapter, [*others, evaluation.judge(baseline, task, test, predictions)]
+
+
+def compare(task: tasks.Task, adapter: Scored, others: Sequence[Scored], recipe: Recipe, notify: Notify) -> Comparison:
+    """The adapter beside the others, as the recipe's `evaluation` section wants it."""
+    from pefttune import evaluation
+
     settings = recipe.evaluation
     comparison = evaluation.compare(
         task, adapter, others, settings.bootstrap_samples, settings.confidence_level, recipe.seed
@@ -64,15 +72,18 @@ def compare(
     return comparison
 
 
-def report(line: Line, log: TrainingLog, comparison: Comparison, labels: Sequence[str]) -> None:
-    """The comparison with its rows, and the figure, in the run folder. Raises StorageError."""
+def report(folder: Path, findings: Findings) -> None:
+    """The comparison with its rows, the figure and the report, in the run folder. Raises StorageError."""
     from pefttune import evaluation
 
+    comparison, log = findings.comparison, findings.log
     text = json.dumps(asdict(comparison), indent=1, ensure_ascii=False)
     try:
-        (line.run_folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
-        evaluation.draw(line.run_folder / "figure.png", line.name, log.steps, log.evaluations, comparison, labels)
+        (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        name, labels = findings.manifest["name"], findings.task.labels
+        evaluation.draw(folder / "figure.png", name, log.steps, log.evaluations, comparison, labels)
+        (folder / REPORT).write_text(evaluation.render_report(findings), encoding="utf-8")
     except OSError as error:
         raise StorageError(
-            f"{line.run_folder} cannot be written to: {error.strerror or error}; the store is untouched"
+            f"{folder} cannot be written to: {error.strerror or error}; the store is untouched"
         ) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pefttune import data, store, tasks
 from pefttune.data import Row
 from pefttune.errors import DataError
-from pefttune.pipeline.comparing import add_zero_shot, compare
+from pefttune.pipeline.comparing import add_zero_shot, compare, score
 from pefttune.pipeline.telling import tell
 from pefttune.recipe import Recipe, recipe_from_mapping
 
@@ -42,7 +42,8 @@ def evaluate(
 
     session = open_session(name, store_folder, base_source)
     add_zero_shot(session, task, recipe)
-    return compare(session, name, recipe, train, test, notify)
+    adapter, others = score(session, name, recipe, train, test, notify)
+    return compare(session[name].task, adapter, others, recipe, notify)
 
 
 def _rows_of_the_training(

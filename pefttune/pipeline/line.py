@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttune.pipeline.beginning import Line, begin, check_together
-from pefttune.pipeline.comparing import add_zero_shot, compare, report
+from pefttune.pipeline.comparing import REPORT, add_zero_shot, compare, report, score
 from pefttune.pipeline.fitting import attach, fit
 from pefttune.pipeline.proving import Trained, save
 from pefttune.recipe import Recipe
@@ -23,13 +23,18 @@ if TYPE_CHECKING:  # torch and its family take seconds to import, and bad data m
 
 @dataclass(frozen=True)
 class Run:
-    """What a run leaves: the stored adapter's folder and manifest, the comparison, the folder with log and figure."""
+    """What a run leaves: the stored adapter's folder and manifest, the comparison, the folder with log and report."""
 
     folder: Path
     manifest: dict[str, Any]
     comparison: Comparison
     run_folder: Path
     seconds: float
+
+    @property
+    def report(self) -> Path:
+        """The page that tells of the run."""
+        return self.run_folder / REPORT
 
 
 def run(recipe: Recipe, notify: Notify = lambda event: None) -> Run:
@@ -85,8 +90,10 @@ def _compared(session: Session, line: Line, log: TrainingLog, cost: dict[str, An
     from pefttune import evaluation, publishing
 
     ours, rows = session[line.name], line.rows
-    comparison = compare(session, line.name, line.recipe, rows.train, rows.test, line.notify)
-    report(line, log, comparison, ours.task.labels)
+    adapter, others = score(session, line.name, line.recipe, rows.train, rows.test, line.notify)
+    comparison = compare(ours.task, adapter, others, line.recipe, line.notify)
     manifest = publishing.describe(line.recipe, session.base, ours, rows.report, comparison, cost)
+    state = ours.state()
+    report(line.run_folder, evaluation.Findings(ours.task, log, comparison, adapter, others, manifest, state))
     manifest["probe"] = evaluation.take_probe(session, line.name, rows.test)
-    return Trained(line, manifest, comparison, ours.state(), ours.peft_config())
+    return Trained(line, manifest, comparison, state, ours.peft_config())

@@ -31,7 +31,7 @@ def test_stopped_by_a_signal(
     refused(train("--json"), code, "Stopped", word)
     assert tree(tmp_path / "adapters") == before
     left = {path.name for path in tmp_path.glob("runs/tiny/*/*")}
-    assert left <= {"log.jsonl", "recipe.yaml", "best.safetensors", "comparison.json", "figure.png"}
+    assert left <= {"log.jsonl", "recipe.yaml", "best.safetensors", "comparison.json", "figure.png", "report.html"}
     assert {"log.jsonl", "recipe.yaml"} <= left  # its story is kept
 
 
