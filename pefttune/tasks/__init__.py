@@ -4,9 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from pefttune.tasks.protocol import Encoded, Encoder, Generation, Piece, Prediction, ScoredBatch, Task
+from pefttune.tasks.question_answering import Answer, QuestionAnswering
 from pefttune.tasks.text_classification import Classified, TextClassification
 
-TASKS: dict[str, Callable[..., Task]] = {"text-classification": TextClassification.from_section}
+TASKS: dict[str, Callable[..., Task]] = {
+    "question-answering": QuestionAnswering.from_section,
+    "text-classification": TextClassification.from_section,
+}
 
 
 def get(section: Any) -> Task:
@@ -16,12 +20,14 @@ def get(section: Any) -> Task:
 
 __all__ = [
     "TASKS",
+    "Answer",
     "Classified",
     "Encoded",
     "Encoder",
     "Generation",
     "Piece",
     "Prediction",
+    "QuestionAnswering",
     "ScoredBatch",
     "Task",
     "TextClassification",
