@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tokenizers import models
 from transformers import AutoTokenizer
 
 from pefttune.data import Row
@@ -57,6 +58,16 @@ def test_marks_stand_for_the_passages_tokens_that_are_not_blank(tokenizer: Any, 
         token = tokenizer.convert_ids_to_tokens(window.prompt[place])
         if text.isascii():  # others are several bytes of a decoder, and unknown to the encoder
             assert token.removeprefix("##").lower() == text.lower()
+
+
+def test_the_space_that_a_token_begins_with_is_no_part_of_an_answer(tiny: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    vocabulary = tokenizer.get_vocab()
+    merged = models.BPE({**vocabulary, "ĠA": len(vocabulary)}, [("Ġ", "A")])
+    tokenizer.backend_tokenizer.model = merged
+    (window,) = PassageEncoder(tokenizer, 256, 8, causal=True)(row("by Ada", "Ada"))
+    assert spans(window, "by Ada") == ["b", "y", "A", "d", "a"]
+    assert answer_of(window, "by Ada") == "Ada"
 
 
 def test_an_encoder_reads_the_pair_as_its_tokenizer_writes_it(tiny_bert: Path) -> None:
