@@ -79,6 +79,9 @@ class Display:
                 self._say(f"data: {count} rows of {part} are also held out and were removed from it")
         for row in event["bad_rows"]:
             self._say(f"data: skipped {row['origin']}: {row['column'] or 'row'} {row['message']}")
+        for row in event["mended_rows"][:1]:
+            told = f"{row['origin']}: {row['column']} {row['message']}"
+            self._say(f"data: {event['mended']} rows had a fault that could be mended, the first {told}")
 
     def _show_base(self, event: dict[str, Any]) -> None:
         self._say(

@@ -16,6 +16,9 @@ class DataReport:
     rows: dict[str, int]
     left_out_by_bins: int
     bad_rows: tuple[BadRow, ...]
+    mended: int
+    """Rows with a fault that the task could mend; `mended_rows` names the first of them."""
+    mended_rows: tuple[BadRow, ...]
     duplicates_removed: dict[str, int]
     duplicates_inside: dict[str, int]
     fingerprints: dict[str, str]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pefttune.errors import DataError
 
@@ -17,6 +18,17 @@ class RowFault(Exception):  # noqa: N818 - never reaches a user
         super().__init__(message)
         self.column = column
         self.message = message
+
+
+class RowMended(Exception):  # noqa: N818 - never reaches a user
+    """Raised by a task's `check` for one row with a fault that it could mend; `load` takes the `values` and counts it.
+
+    Only what a prediction does not need can be mended.
+    """
+
+    def __init__(self, column: str, message: str, values: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.column, self.message, self.values = column, message, values
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pefttune.data.config import DataConfig, SplitConfig
 from pefttune.data.content import fingerprint
 from pefttune.data.dataset import DataReport, Dataset
 from pefttune.data.example import Row
-from pefttune.data.faults import BadRow, BadRows, RowFault
+from pefttune.data.faults import BadRow, BadRows, RowFault, RowMended
 from pefttune.data.hints import listed
 from pefttune.data.sources import Sources, open_sources, read_source
 from pefttune.data.splits import Keyed, divide, duplicates_in, keyed, limit, without
@@ -26,8 +26,8 @@ def load(config: DataConfig, columns: Sequence[str], inputs: Sequence[str], chec
     """The rows that the recipe's `data` section asks for, checked and divided.
 
     `columns` are the task's columns and `inputs` those that the model reads, by which rows are divided and compared.
-    `check` returns a row's values as the task wants them or raises RowFault. Raises DataError for whatever is wrong
-    with the data, FetchError or StorageError when a data set of the catalogue cannot be had.
+    `check` returns a row's values as the task wants them or raises RowFault or RowMended. Raises DataError for whatever
+    is wrong with the data, FetchError or StorageError when a data set of the catalogue cannot be had.
     """
     checking = _Checking(config, columns, check)
     sources = open_sources(config, checking.bad.add)
@@ -63,6 +63,7 @@ class _Checking:
         self.bins = config.label_bins or {}
         self.check = check
         self.bad = BadRows(config.max_bad_rows)
+        self.mended = BadRows(0)
         self.left_out = 0
         if self.bins and LABEL not in columns:
             raise DataError(f"`data.label_bins` is set, but the task has no `{LABEL}`, only {listed(columns)}")
@@ -75,6 +76,9 @@ class _Checking:
             except RowFault as fault:
                 self.bad.add(BadRow(row.origin, self.columns.get(fault.column or "", fault.column), fault.message))
                 continue
+            except RowMended as mended:
+                self.mended.add(BadRow(row.origin, self.columns[mended.column], mended.message))
+                checked = mended.values
             if checked is None:
                 self.left_out += 1
             else:
@@ -121,6 +125,8 @@ def _report(sources: Sources, checking: _Checking, divided: _Parts, apart: _Part
         rows={part: len(rows) for part, rows in parts.items()},
         left_out_by_bins=checking.left_out,
         bad_rows=tuple(checking.bad.named),
+        mended=checking.mended.total,
+        mended_rows=tuple(checking.mended.named),
         duplicates_removed={part: len(divided[part]) - len(apart[part]) for part in ("train", "validation")},
         duplicates_inside={part: duplicates_in(rows) for part, rows in parts.items()},
         fingerprints={part: fingerprint(item.row for item in rows) for part, rows in parts.items()},

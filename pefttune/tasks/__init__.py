@@ -5,6 +5,7 @@ from typing import Any
 
 from pefttune.tasks.multi_label import MultiLabel
 from pefttune.tasks.protocol import Encoded, Encoder, Generation, Piece, Prediction, ScoredBatch, Task, Writing
+from pefttune.tasks.question_answering import Answer, QuestionAnswering
 from pefttune.tasks.summarization import Summarization
 from pefttune.tasks.text_classification import Classified, TextClassification
 from pefttune.tasks.text_generation import TextGeneration
@@ -17,6 +18,7 @@ CLASSIFIERS: dict[str, Callable[[Any], Task]] = {
     "regression": lambda section: TextRegression(),
 }
 TASKS: dict[str, Callable[[Any], Task]] = {
+    "question-answering": QuestionAnswering.from_section,
     "summarization": Summarization.from_section,
     "text-classification": lambda section: CLASSIFIERS[section.problem_type](section),
     "text-generation": TextGeneration.from_section,
@@ -30,12 +32,14 @@ def get(section: Any) -> Task:
 
 __all__ = [
     "TASKS",
+    "Answer",
     "Classified",
     "Encoded",
     "Encoder",
     "Generation",
     "Piece",
     "Prediction",
+    "QuestionAnswering",
     "ScoredBatch",
     "Summarization",
     "Task",

@@ -89,22 +89,6 @@ LISTS = "answers: must be two lists of one length, `text` and `answer_start`, no
             {"answers": [{"text": "Ada", "answer_start": True}]},
             "answers: answer 1 must have text and a whole number as its start, not 'Ada' and True",
         ),
-        (
-            {"answers": {"text": ["Ada"], "answer_start": [1]}},
-            "answers: 'Ada' does not stand at character 1 of the context, but 'da '",
-        ),
-        (
-            {"answers": {"text": ["ada"], "answer_start": [0]}},
-            "answers: 'ada' does not stand at character 0 of the context, but 'Ada'",
-        ),
-        (
-            {"answers": {"text": ["twice."], "answer_start": [15]}},
-            "answers: 'twice.' at character 15 lies outside of the context, which has 20",
-        ),
-        (
-            {"answers": {"text": ["Ada"], "answer_start": [-3]}},
-            "answers: 'Ada' at character -3 lies outside of the context, which has 20",
-        ),
         ({"answer": "", "answer_start": 4}, "answer: must be text where `answer_start` is 4, not ''"),
         (
             {"answer_text": ["Ada"], "answer_start": 0},
@@ -112,10 +96,6 @@ LISTS = "answers: must be two lists of one length, `text` and `answer_start`, no
         ),
         ({"answer": "Ada", "answer_start": "x"}, "answer_start: must be a whole number, not 'x'"),
         ({"answer": "Ada", "answer_start": None}, "answer_start: must be a whole number, not None"),
-        (
-            {"answer_text": "Ada", "answer_start": "2"},
-            "answer_text: 'Ada' does not stand at character 2 of the context, but 'a p'",
-        ),
         (
             {"human_ans_spans": "Ada", "human_ans_indices": "0-3"},
             "human_ans_indices: must look like (12, 45), beside a span that is text, not '0-3'",
@@ -136,7 +116,6 @@ LISTS = "answers: must be two lists of one length, `text` and `answer_start`, no
             {"human_ans_spans": "", "human_ans_indices": "(0, 3)"},
             "human_ans_indices: (0, 3) does not hold the span '', but 'Ada'",
         ),
-        ({"answers": ADA, "context": None}, "context: must be text, not None"),
     ],
 )
 def test_answers_that_are_none(columns: dict[str, Any], message: str) -> None:
