@@ -2,6 +2,7 @@
 
 from pefttune.data.archives import extract_member
 from pefttune.data.catalogue import CATALOGUE, Entry, locate
+from pefttune.data.columns import take_columns
 from pefttune.data.dataset import DataReport, Dataset
 from pefttune.data.example import Example, Row
 from pefttune.data.load import load, load_file
@@ -24,5 +25,6 @@ __all__ = [
     "load_file",
     "locate",
     "read_rows",
+    "take_columns",
     "write_rows",
 ]

@@ -1,9 +1,12 @@
-"""“Did you mean …?”"""
+"""Words of a message: “Did you mean …?”, lists, and values that may be long."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+SHOWN = 60  # characters of a value that a message shows
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -15,3 +18,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def listed(words: Iterable[str]) -> str:
     """The words in backticks, with commas."""
     return ", ".join(f"`{word}`" for word in words)
+
+
+def shortened(value: Any) -> str:
+    """The value as Python writes it, cut where it is long."""
+    told = repr(value)
+    return told if len(told) <= SHOWN else f"{told[:SHOWN]}…"

@@ -14,8 +14,8 @@ def hub_splits(
 ) -> dict[str, Iterator[Row]]:
     """The data set's splits by name; `origin` is `<id>[train]:<i>`, with the index that `datasets` knows, from 0.
 
-    A class label comes as its name. Raises DataError when it cannot be loaded. Code of the data set is never run:
-    `datasets` can no longer do that from 4.0 on, the oldest that this project accepts.
+    A class label comes as its name, also in a list. Raises DataError when it cannot be loaded. Code of the data set is
+    never run: `datasets` can no longer do that from 4.0 on, the oldest that this project accepts.
     """
     import datasets
 
@@ -41,12 +41,18 @@ def _asked(identifier: str, config_name: str | None, revision: str | None) -> st
 def _rows(split: Any, name: str) -> Iterator[Row]:
     import datasets
 
-    labels = {column: kind for column, kind in split.features.items() if isinstance(kind, datasets.ClassLabel)}
+    def holds_labels(kind: Any) -> bool:
+        inner = getattr(kind, "feature", None)
+        return isinstance(kind, datasets.ClassLabel) or (inner is not None and holds_labels(inner))
+
+    labels = {column: kind for column, kind in split.features.items() if holds_labels(kind)}
     for index, values in enumerate(split):
         names = {column: _label(kind, values[column]) for column, kind in labels.items()}
         yield Row({**values, **names}, f"{name}:{index}")
 
 
-def _label(kind: Any, value: int | None) -> str | None:
-    """The label's name; None for a row without one, which the Hub writes as null or as -1."""
+def _label(kind: Any, value: Any) -> Any:
+    """The label's name, or the names of a list; None for a row without one, which the Hub writes as null or as -1."""
+    if isinstance(value, list):
+        return [_label(kind.feature, each) for each in value]
     return None if value is None or value < 0 else str(kind.int2str(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from pefttune.data.bins import LABEL, bin_of
@@ -30,7 +31,7 @@ def load(config: DataConfig, columns: Sequence[str], inputs: Sequence[str], chec
     """
     checking = _Checking(config, columns, check)
     sources = open_sources(config, checking.bad.add)
-    read = {part: keyed(checking.good(rows), inputs) for part, rows in sources.rows.items()}
+    read = {part: keyed(chain.from_iterable(map(checking.good, each)), inputs) for part, each in sources.rows.items()}
     checking.bad.stop_if_too_many()
     divided = _divided(read, config.split)
     apart = _apart(divided)

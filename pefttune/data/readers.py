@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from pefttune.data.config import Format
+from pefttune.data.conll import read_conll
 from pefttune.data.example import Row
 from pefttune.data.faults import BadRow, OnBadRow, refuse
 from pefttune.data.hints import listed
+from pefttune.data.squad import is_article, questions
+from pefttune.data.text import fault_in, open_text
 from pefttune.errors import DataError
 
 ENDINGS: dict[str, Format] = {
@@ -24,6 +27,11 @@ ENDINGS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".annotated": "conll",
 }
 FIELD_CHARACTERS = 1 << 24  # longest CSV field: an unclosed quote must not read a whole file into one field
 JSON_DEPTH = 100
@@ -41,8 +49,9 @@ def read_rows(
 ) -> Iterator[Row]:
     """The rows of a file; `origin` is its name with the line (text formats) or row number (JSON, Parquet), from 1.
 
-    A JSON file is an array of objects, or an object with such an array under `data`. CSV is quoted, TSV is not; both
-    have a header line unless `column_names` are given. A row that cannot be read goes to `on_bad_row`, which by default
+    A JSON file is an array of objects, or an object with such an array under `data`; of SQuAD's articles each question
+    is a row. CSV is quoted, TSV is not; both have a header line unless `column_names` are given. In a CoNLL file each
+    sentence is a row, with `tokens` and `tags`. A row that cannot be read goes to `on_bad_row`, which by default
     raises. Raises DataError at once for a file that is not there, empty or of unknown format; the iterator raises it
     for a header, or a file as a whole, that is broken and for a file without rows.
     """
@@ -93,34 +102,18 @@ def _good_rows(path: Path, rows: _Rows, on_bad_row: OnBadRow) -> Iterator[Row]:
         raise DataError(f"{path} has no rows")
 
 
-def _text(path: Path, newline: str) -> IO[str]:
-    # What is not UTF-8 comes through as lone surrogates, so that the row which holds it can be named.
-    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-
-
-def _fault_in(text: str) -> str | None:
-    if text.isascii():
-        return None
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        byte = ord(text[error.start]) - 0xDC00
-        return f"byte 0x{byte:02x} at character {error.start + 1} is not UTF-8; save the file as UTF-8"
-    return None
-
-
 # JSON lines
 
 
 def _jsonl(path: Path, _: Sequence[str] | None) -> _Rows:
-    with _text(path, newline="\n") as file:
+    with open_text(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield _parsed(line, f"{path.name}:{number}")
 
 
 def _parsed(line: str, origin: str) -> Row | BadRow:
-    if fault := _fault_in(line):
+    if fault := fault_in(line):
         return BadRow(origin, None, fault)
     try:
         value = json.loads(line)
@@ -153,7 +146,10 @@ def _json(path: Path, _: Sequence[str] | None) -> _Rows:
             if file.read(3) != b"\xef\xbb\xbf":
                 file.seek(0)
             for number, value in enumerate(_elements(ijson.basic_parse(file, use_float=True)), 1):
-                yield _object(value, f"{path.name}:{number}")
+                if is_article(value):
+                    yield from questions(value, f"{path.name}:article {number}")
+                else:
+                    yield _object(value, f"{path.name}:{number}")
         if number == 0:
             raise DataError(
                 f"{path} has no rows: give an array of objects, or an object with such an array under `data`"
@@ -203,7 +199,7 @@ _Record = tuple[int, list[str] | str]  # line, and the fields or what is wrong
 
 
 def _csv(path: Path, column_names: Sequence[str] | None) -> _Rows:
-    with _text(path, newline="") as file:
+    with open_text(path, newline="") as file:
         yield from _table(path, _csv_records(file), column_names)
 
 
@@ -224,7 +220,7 @@ def _csv_records(file: IO[str]) -> Iterator[_Record]:
 
 
 def _tsv(path: Path, column_names: Sequence[str] | None) -> _Rows:
-    with _text(path, newline="\n") as file:
+    with open_text(path, newline="\n") as file:
         records = (
             (number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(file, 1) if line.strip("\r\n")
         )
@@ -245,7 +241,7 @@ def _check_names(path: Path, names: list[str]) -> None:
 
 def _header(path: Path, records: Iterator[_Record]) -> list[str]:
     line, record = next(records, (1, []))
-    fault = record if isinstance(record, str) else _fault_in("".join(record))
+    fault = record if isinstance(record, str) else fault_in("".join(record))
     if fault:
         raise DataError(f"{path.name}:{line}: {fault}")
     return list(record)
@@ -259,7 +255,7 @@ def _row(origin: str, header: list[str], record: list[str] | str) -> Row | BadRo
     if len(record) != len(header):
         return BadRow(origin, None, f"{len(record)} fields, where the columns are {len(header)}: {listed(header)}")
     for column, field in zip(header, record, strict=True):
-        if fault := _fault_in(field):
+        if fault := fault_in(field):
             return BadRow(origin, column, fault)
     return Row(dict(zip(header, record, strict=True)), origin)
 
@@ -289,4 +285,5 @@ _READERS: dict[Format, Callable[[Path, Sequence[str] | None], _Rows]] = {
     "csv": _csv,
     "tsv": _tsv,
     "parquet": _parquet,
+    "conll": read_conll,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from pefttune.data.readers import ENDINGS, read_rows
 from pefttune.errors import DataError
 
 PARTS = ("train", "validation", "test")
+_Names = Mapping[str, tuple[str, ...]]
+"""Part → its files, names of the catalogue, or splits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The rows of the parts that have a source of their own, always with `train`; and what they are called."""
+    """Part → the rows of each of its sources, for the parts that have any, always `train`; and what they are called."""
 
-    rows: dict[str, Iterator[Row]]
+    rows: dict[str, list[Iterator[Row]]]
     name: str
     entries: tuple[Entry, ...] = ()
 
@@ -47,13 +49,13 @@ def _from_files(config: DataConfig, on_bad_row: OnBadRow) -> Sources:
     if config.source is not None and config.train is not None:
         raise DataError(f"`data.source` is `{config.source}`, whose rows are trained on: leave out it or `data.train`")
     names = _given(config.source or config.train, config)
-    _refuse_same(names)
-    files = [name for name in names.values() if name not in CATALOGUE]
+    every = _refuse_same(names)
+    files = [name for name in every if name not in CATALOGUE]
     _refuse_unused(config, hub=False, files=bool(files))
     return Sources(
-        rows={part: read_source(name, config, on_bad_row) for part, name in names.items()},
-        name=" + ".join(Path(name).name if name in files else name for name in names.values()),
-        entries=tuple(CATALOGUE[name] for name in names.values() if name in CATALOGUE),
+        rows={part: [read_source(name, config, on_bad_row) for name in own] for part, own in names.items()},
+        name=" + ".join(Path(name).name if name in files else name for name in every),
+        entries=tuple(CATALOGUE[name] for name in every if name in CATALOGUE),
     )
 
 
@@ -79,35 +81,41 @@ def _from_hub(config: DataConfig, identifier: str) -> Sources:
     names = _hub_names(config, identifier, list(splits))
     _refuse_same(names)
     name = f"{identifier}@{config.revision}" if config.revision else identifier
-    return Sources({part: splits[split] for part, split in names.items()}, name)
+    return Sources({part: [splits[split] for split in own] for part, own in names.items()}, name)
 
 
-def _hub_names(config: DataConfig, identifier: str, splits: list[str]) -> dict[str, str]:
-    """Part → split: those that the recipe names, then those that are named like a part and not taken yet."""
+def _hub_names(config: DataConfig, identifier: str, splits: list[str]) -> _Names:
+    """Part → splits: those that the recipe names, then those that are named like a part and not taken yet."""
     names = _given(config.train, config)
     if not names and len(splits) == 1:
-        return {"train": splits[0]}
-    for part, split in names.items():
+        return {"train": (splits[0],)}
+    taken = [(part, split) for part, own in names.items() for split in own]
+    for part, split in taken:
         if split not in splits:
             raise DataError(
                 f"`data.{part}`: `{identifier}` has no split `{split}`, but {listed(splits)}."
                 + did_you_mean(split, splits)
             )
-    own = {part: part for part in PARTS if part in splits and part not in names and part not in names.values()}
+    left = set(splits) - {split for _, split in taken}
+    own = {part: (part,) for part in PARTS if part in left and part not in names}
     if "train" not in {**own, **names}:
         raise DataError(f"Name one of the splits of `{identifier}` as `data.train`: {listed(splits)}")
     return {**own, **names}
 
 
-def _given(train: str | None, config: DataConfig) -> dict[str, str]:
+def _given(train: str | tuple[str, ...] | None, config: DataConfig) -> _Names:
     given = {"train": train, "validation": config.validation, "test": config.test}
-    return {part: name for part, name in given.items() if name is not None}
+    return {part: (own,) if isinstance(own, str) else own for part, own in given.items() if own is not None}
 
 
-def _refuse_same(names: dict[str, str]) -> None:
-    for part, name in names.items():
-        if list(names.values()).count(name) > 1:
-            raise DataError(f"`{name}` is given for more than one part of the data, one of them `{part}`")
+def _refuse_same(names: _Names) -> list[str]:
+    """Every name, in order, when none stands twice."""
+    every = [name for own in names.values() for name in own]
+    for part, own in names.items():
+        for name in own:
+            if every.count(name) > 1:
+                raise DataError(f"`{name}` is given for more than one part of the data, one of them `{part}`")
+    return every
 
 
 def _refuse_unused(config: DataConfig, *, hub: bool, files: bool) -> None:

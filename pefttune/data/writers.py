@@ -23,10 +23,12 @@ def write_rows(path: Path, rows: Iterable[_Values]) -> None:
     """Write rows as JSON lines, JSON, CSV, TSV or Parquet, by the file's ending.
 
     In CSV and TSV a null is an empty field and any other value but a string is JSON, in which a date is text. Raises
-    DataError for an unknown ending and for a row that the format cannot hold, StorageError when the file cannot be
-    written; what stood at `path` before is then still there.
+    DataError for an unknown ending, for CoNLL, which is only read, and for a row that the format cannot hold,
+    StorageError when the file cannot be written; what stood at `path` before is then still there.
     """
-    write = _WRITERS[format_of(path)]
+    write = _WRITERS.get(format_of(path))
+    if write is None:
+        raise DataError(f"{path}: files with the ending `{path.suffix}` are only read: write JSONL or another format")
     with replacing(path) as file:
         write(file, iter(rows))
 

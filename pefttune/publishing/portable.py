@@ -9,6 +9,8 @@ from pefttune.bases import BASES, Located
 from pefttune.data import CATALOGUE
 from pefttune.data.sources import is_hub_id
 
+_PARTS = ("source", "train", "validation", "test")
+
 
 def portable(recipe: dict[str, Any], located: Located) -> dict[str, Any]:
     """The resolved recipe with every local path cut to its last part. Catalogue names and Hub ids stay.
@@ -17,13 +19,14 @@ def portable(recipe: dict[str, Any], located: Located) -> dict[str, Any]:
     """
     base, data, output = recipe["base"], recipe["data"], recipe["output"]
     on_hub = data["source"] is not None and is_hub_id(data["source"])
-    kept = set(CATALOGUE) | ({data[part] for part in ("source", "train", "validation", "test")} if on_hub else set())
     return recipe | {
         "base": base | {"source": base["source"] if base["source"] in BASES else located.hub_id or located.origin},
-        "data": data
-        | {
-            part: data[part] if data[part] is None or data[part] in kept else PurePath(data[part]).name
-            for part in ("source", "train", "validation", "test")
-        },
+        "data": data if on_hub else data | {part: _cut(data[part]) for part in _PARTS},
         "output": output | {key: PurePath(output[key]).name for key in ("store", "runs")},
     }
+
+
+def _cut(source: str | list[str] | None) -> Any:
+    if isinstance(source, list):
+        return [_cut(each) for each in source]
+    return source if source is None or source in CATALOGUE else PurePath(source).name

@@ -93,20 +93,20 @@ class Data(Section):
         description="One source to be split: a catalogue name, a file, or a Hub data set id.",
         examples=["reviews.csv"],
     )
-    train: str | None = Field(
+    train: str | Texts | None = Field(
         None,
-        description="Training rows: a file, or a split's name when `source` is a Hub id.",
-        examples=["train.jsonl"],
+        description="Training rows: a file, or a split's name when `source` is a Hub id; or a list of them.",
+        examples=["train.jsonl", ["a.conll", "b.conll"]],
     )
-    validation: str | None = Field(
+    validation: str | Texts | None = Field(
         None,
         description="Validation rows, likewise. Without it, a part of `train`.",
         examples=["validation.jsonl"],
     )
-    test: str | None = Field(None, description="Test rows, likewise.", examples=["test.jsonl"])
+    test: str | Texts | None = Field(None, description="Test rows, likewise.", examples=["test.jsonl"])
     revision: str | None = Field(None, description="Commit of the Hub data set.", examples=["main"])
     config_name: str | None = Field(None, description="Configuration of the Hub data set.", examples=["plain_text"])
-    format: Literal["auto", "json", "jsonl", "csv", "tsv", "parquet"] = Field(
+    format: Literal["auto", "json", "jsonl", "csv", "tsv", "parquet", "conll"] = Field(
         "auto", description="File format. `auto`: by the file's ending."
     )
     column_names: Texts | None = Field(

@@ -59,6 +59,27 @@ def test_rows_and_class_labels(tmp_path: Path) -> None:
     ]
 
 
+def test_class_labels_in_lists(tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["O", "B-PER"])
+    kinds = {
+        "tags": datasets.List(names),
+        "nested": datasets.List(datasets.List(names)),
+        "large": datasets.LargeList(names),
+        "numbers": datasets.List(datasets.Value("int64")),
+    }
+    rows = [
+        {"tags": [0, 1], "nested": [[1], []], "large": [1, -1], "numbers": [0, 1]},
+        {"tags": [], "nested": [], "large": None, "numbers": None},
+    ]
+    (tmp_path / "repo").mkdir()
+    made = datasets.Dataset.from_list(rows, features=datasets.Features(kinds))
+    made.to_parquet(tmp_path / "repo" / "train.parquet")
+    assert [dict(row.values) for row in hub_splits(str(tmp_path / "repo"))["train"]] == [
+        {"tags": ["O", "B-PER"], "nested": [["B-PER"], []], "large": ["B-PER", None], "numbers": [0, 1]},
+        {"tags": [], "nested": [], "large": None, "numbers": None},
+    ]
+
+
 def test_unknown_or_unreachable(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         hub_splits("owner/no-such-name", "en", "abc")
@@ -97,6 +118,13 @@ def test_a_named_split_is_not_used_twice(tmp_path: Path, as_hub_id: Any) -> None
 
 def test_a_single_split_is_divided(tmp_path: Path, as_hub_id: Any) -> None:
     assert sum(loaded(as_hub_id(repository(tmp_path, test=100))).values()) == 100
+
+
+def test_a_part_of_several_splits(tmp_path: Path, as_hub_id: Any) -> None:
+    # `validation` is trained on, so that the validation rows come out of the training rows.
+    name = as_hub_id(repository(tmp_path, train=30, validation=5, test=4))
+    rows = loaded(name, train=("train", "validation"))
+    assert (rows["train"] + rows["validation"], rows["test"]) == (35, 4)
 
 
 def test_splits_that_are_not_there(tmp_path: Path, as_hub_id: Any) -> None:

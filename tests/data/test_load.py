@@ -84,6 +84,23 @@ def test_three_files(tmp_path: Path) -> None:
     assert [row.origin for row in dataset.test] == ["test.json:1", "test.json:2"]
 
 
+def test_a_part_of_several_files(tmp_path: Path) -> None:
+    a, b = written(tmp_path / "a.jsonl", rows_of(30, "a")), written(tmp_path / "b.csv", rows_of(40, "b"))
+    c, d = written(tmp_path / "c.tsv", rows_of(3, "c")), written(tmp_path / "d.jsonl", rows_of(4, "d"))
+    dataset = loaded(train=(a, b), validation=(c,), test=(d,))
+    assert texts(dataset.train) == [row["text"] for row in [*rows_of(30, "a"), *rows_of(40, "b")]]
+    assert dataset.report.rows == {"train": 70, "validation": 3, "test": 4}
+    assert dataset.report.source == "a.jsonl + b.csv + c.tsv + d.jsonl"
+    assert [row.origin for row in dataset.train[29:31]] == ["a.jsonl:30", "b.csv:2"]
+
+
+def test_each_of_several_files_must_have_the_columns(tmp_path: Path) -> None:
+    a = written(tmp_path / "a.csv", rows_of(30))
+    b = written(tmp_path / "b.csv", [{"text": "x", "lable": "good"}] * 30)
+    assert message_of(train=(a, b)).startswith("b.csv:2 has no column `label`: there are `text`, `lable`.")
+    assert message_of(train=(a, b), test=b) == f"`{b}` is given for more than one part of the data, one of them `train`"
+
+
 def test_what_has_no_file_is_split_off_train(tmp_path: Path) -> None:
     train, test = written(tmp_path / "train.jsonl", rows_of(100)), written(tmp_path / "test.jsonl", rows_of(3, "c"))
     rows = loaded(train=train, test=test, split=Split(validation=0.3, test=0.3)).report.rows

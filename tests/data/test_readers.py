@@ -158,7 +158,7 @@ def test_column_names_for_a_file_with_a_header(tmp_path: Path) -> None:
             "a.txt",
             b"a\n",
             "{path}: the ending `.txt` is not known: use one of `.json`, `.jsonl`, `.ndjson`, `.csv`, `.tsv`, "
-            "`.parquet`, or set `data.format`",
+            "`.parquet`, `.conll`, `.bio`, `.iob`, `.iob2`, `.annotated`, or set `data.format`",
         ),
     ],
 )

@@ -42,6 +42,12 @@ def test_round_trip(tmp_path: Path, format: str, data: st.DataObject) -> None:
     assert [row.values for row in read_rows(path)] == rows
 
 
+def test_conll_is_only_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.bio: files with the ending `\.bio` are only read: write JSONL or another"):
+        write_rows(tmp_path / "a.bio", [{"tokens": ["a"], "tags": ["O"]}])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("format", ["jsonl", "json", "parquet"])
 def test_typed_round_trip(tmp_path: Path, format: str) -> None:
     rows = [{"n": number, "x": number / 7, "none": None, "list": [str(number)], "yes": True} for number in range(3000)]

@@ -52,6 +52,7 @@ PUBLIC = {
         "load_file",
         "locate",
         "read_rows",
+        "take_columns",
         "write_rows",
     },
     "pefttune.store": {

@@ -20,7 +20,7 @@ def located(hub_id: str | None = None, origin: str = "llama") -> Located:
     return Located(Path("/anywhere"), hub_id, None, origin)
 
 
-def recipe_with(base: str, **data: str | None) -> dict[str, Any]:
+def recipe_with(base: str, **data: Any) -> dict[str, Any]:
     return {
         "seed": 1,
         "base": {"source": base, "dtype": "auto"},
@@ -54,9 +54,11 @@ def test_a_base_keeps_its_public_name_or_its_last_part(base: str, where: Located
             {"train": "/home/anna/t.csv", "validation": "~/v.csv", "test": "../e.csv"},
             {"train": "t.csv", "validation": "v.csv", "test": "e.csv"},
         ),
+        ({"train": ["/home/anna/a.csv", "tweets"], "test": "b.csv"}, {"train": ["a.csv", "tweets"], "test": "b.csv"}),
+        ({"source": "org/set", "train": ["train", "a/b"]}, {"source": "org/set", "train": ["train", "a/b"]}),
     ],
 )
-def test_data_keep_their_public_name_or_their_last_part(data: dict[str, str], kept: dict[str, str]) -> None:
+def test_data_keep_their_public_name_or_their_last_part(data: dict[str, Any], kept: dict[str, Any]) -> None:
     cut = portable(recipe_with("smollm2-135m-instruct", **data), located())
     assert {key: value for key, value in cut["data"].items() if value is not None} == kept
     assert cut["output"] == {"name": "film", "store": "adapters", "runs": "runs"}

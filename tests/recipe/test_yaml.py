@@ -76,7 +76,13 @@ def test_byte_order_mark_and_windows_lines(minimal: str) -> None:
 
 
 def test_resolved_recipe_is_complete_and_comes_back_from_json_and_yaml(load: Any, minimal: str) -> None:
-    recipe = load(minimal, ["data.label_bins={a: {above: 0}, b: {below: 0}}", "training.learning_rate=1e-5"])
+    overrides = [
+        "data.label_bins={a: {above: 0}, b: {below: 0}}",
+        "data.test=[a.bio, b.bio]",
+        "training.learning_rate=1e-5",
+    ]
+    recipe = load(minimal, overrides)
+    assert recipe.data.test == ("a.bio", "b.bio")
     mapping = json.loads(json.dumps(to_mapping(recipe)))
     assert mapping["adapter"] == {
         "method": "lora",
