@@ -41,7 +41,7 @@ def save(trained: Sequence[Trained]) -> list[Path]:
         again = recipe.base.model_copy(update={"dtype": base["dtype"]})
         session = Session(bases.load(again, origin=base["origin"]))
         for one, staging in zip(trained, stagings, strict=True):
-            one.line.notify({"event": "verifying", "rows": len(one.manifest["probe"]["texts"])})
+            one.line.notify({"event": "verifying", "rows": len(one.manifest["probe"]["rows"])})
             session.load(staging, name=one.line.name)
             evaluation.verify(session, one.line.name, one.manifest["probe"])
         return _commit_all(stagings)

@@ -5,8 +5,12 @@ from typing import Any
 
 from pefttune.tasks.protocol import Encoded, Encoder, Generation, Piece, Prediction, ScoredBatch, Task
 from pefttune.tasks.text_classification import Classified, TextClassification
+from pefttune.tasks.token_classification import Entity, Tagged, TokenClassification
 
-TASKS: dict[str, Callable[..., Task]] = {"text-classification": TextClassification.from_section}
+TASKS: dict[str, Callable[..., Task]] = {
+    "text-classification": TextClassification.from_section,
+    "token-classification": TokenClassification.from_section,
+}
 
 
 def get(section: Any) -> Task:
@@ -19,11 +23,14 @@ __all__ = [
     "Classified",
     "Encoded",
     "Encoder",
+    "Entity",
     "Generation",
     "Piece",
     "Prediction",
     "ScoredBatch",
+    "Tagged",
     "Task",
     "TextClassification",
+    "TokenClassification",
     "get",
 ]

@@ -31,7 +31,7 @@ class LabelWordEncoder:
         self._rendered, answer_prefix = _render(tokenizer, instruction)
         before, _, after = self._rendered.partition(PLACEHOLDER)
         # A chat template writes its own first token; without one the tokenizer's is due, once.
-        first = () if tokenizer.chat_template else _special_tokens_around(tokenizer)[0]
+        first = () if tokenizer.chat_template else special_tokens_around(tokenizer)[0]
         self._before = (*first, *_tokens(tokenizer, before))
         self._after = _tokens(tokenizer, after)
         if tokenizer.eos_token_id is None:
@@ -47,7 +47,7 @@ class LabelWordEncoder:
 
     def __call__(self, row: Row) -> Encoded:
         """Prompt and every label's answer; only the text is cut, at its end."""
-        text = _text_tokens(self._tokenizer, row.values["text"])
+        text = text_tokens(self._tokenizer, row.values["text"])
         prompt = (*self._before, *text[: self._room], *self._after)
         return (Example(prompt, self._answers, _target(self._labels, row), row.origin, len(text) > self._room),)
 
@@ -63,12 +63,12 @@ class HeadEncoder:
     def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int, *, causal: bool) -> None:
         self._tokenizer, self._causal = tokenizer, causal
         self._labels = {label: index for index, label in enumerate(labels)}
-        self._before, self._after = _special_tokens_around(tokenizer)
+        self._before, self._after = special_tokens_around(tokenizer)
         self._room = _room(max_length, len(self._before) + len(self._after))
 
     def __call__(self, row: Row) -> Encoded:
         """The text, cut at its end."""
-        text = _text_tokens(self._tokenizer, row.values["text"])
+        text = text_tokens(self._tokenizer, row.values["text"])
         prompt = (*self._before, *text[: self._room], *self._after)
         target = _target(self._labels, row)
         marks = ((len(prompt) - 1 if self._causal else 0, -100 if target is None else target),)
@@ -109,12 +109,12 @@ def _tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _text_tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
+def text_tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
     """Tokens of a user's text: what looks like a special token in it is spelled out."""
     return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
-def _special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What the tokenizer puts before and after every text by itself (BOS, [CLS] … [SEP], or nothing)."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
