@@ -10,6 +10,7 @@ from pefttune.tasks.summarization import Summarization
 from pefttune.tasks.text_classification import Classified, TextClassification
 from pefttune.tasks.text_generation import TextGeneration
 from pefttune.tasks.text_regression import TextRegression
+from pefttune.tasks.token_classification import Entity, Tagged, TokenClassification
 from pefttune.tasks.written import Written
 
 CLASSIFIERS: dict[str, Callable[[Any], Task]] = {
@@ -22,6 +23,7 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "summarization": Summarization.from_section,
     "text-classification": lambda section: CLASSIFIERS[section.problem_type](section),
     "text-generation": TextGeneration.from_section,
+    "token-classification": TokenClassification.from_section,
 }
 
 
@@ -36,15 +38,18 @@ __all__ = [
     "Classified",
     "Encoded",
     "Encoder",
+    "Entity",
     "Generation",
     "Piece",
     "Prediction",
     "QuestionAnswering",
     "ScoredBatch",
     "Summarization",
+    "Tagged",
     "Task",
     "TextClassification",
     "TextGeneration",
+    "TokenClassification",
     "Writing",
     "Written",
     "get",

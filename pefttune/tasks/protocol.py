@@ -88,7 +88,7 @@ class ScoredBatch(Protocol):
 class Task(Protocol):
     """One downstream task. Nothing of it needs torch until a batch is scored.
 
-    The predictions that it is given are those that it made.
+    The examples and predictions that it is given are those that it and its encoder made.
     """
 
     @property
@@ -147,7 +147,7 @@ class Task(Protocol):
     def scores(self, outputs: Tensor, batch: ScoredBatch) -> Sequence[Tensor]:
         """For each example what `decode` wants to know of it, in float32."""
 
-    def decode(self, row: Row, encoded: Encoded, scores: Sequence[Any]) -> Prediction:
+    def decode(self, row: Row, encoded: tuple[Any, ...], scores: Sequence[Any]) -> Prediction:
         """The prediction that the scores of a row's examples stand for: tensors on the CPU, or, where there is
         a `generation`, one `Writing`."""
 
