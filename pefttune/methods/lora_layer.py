@@ -4,14 +4,15 @@ of input and output, r the rank."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class LoraLinear(nn.Module):
         self.lora_dropout = nn.ModuleDict()
         self._scale: dict[str, float] = {}
         self._acting = acting
+        self._tables: Tables | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -53,6 +55,7 @@ class LoraLinear(nn.Module):
     def remove(self, slot: str) -> None:
         """Forget the update in `slot`."""
         del self.lora_A[slot], self.lora_B[slot], self.lora_dropout[slot], self._scale[slot]
+        self._tables = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The base's output plus, on each acting adapter's rows, `scale · B · A · dropout(x)`."""
@@ -63,6 +66,12 @@ class LoraLinear(nn.Module):
         weights = [weight for one in here for weight in (self.lora_A[one.slot], self.lora_B[one.slot])]
         updates = [(one.rows, self._scale[one.slot]) for one in here]
         base, rows = self.base_layer, x.flatten(0, -2)
+        if torch.is_grad_enabled():
+            self._tables = None  # an optimizer may write to the weights where no count of versions sees it
+        elif _are_alike([one.rows for one in here]):
+            updated: Tensor = base(x).flatten(0, -2)
+            self._stacked(x.dtype).add(updated, rows, here)
+            return updated.view(*x.shape[:-1], -1)
         if type(base) is nn.Linear and not any(self._drops(one) for one in here):
             updated = _low_rank_linear(rows, base.weight, base.bias, updates, *weights)
         else:
@@ -70,12 +79,76 @@ class LoraLinear(nn.Module):
             updated = _low_rank_update(base(x).flatten(0, -2), updates, *inputs, *weights)
         return updated.view(*x.shape[:-1], -1)
 
+    def _stacked(self, dtype: torch.dtype) -> Tables:
+        """The tables of all updates here, made again when one has changed."""
+        state = (dtype, *((slot, a._version, self.lora_B[slot]._version) for slot, a in self.lora_A.items()))
+        if self._tables is None or self._tables.state != state:
+            weights = {slot: (a, self.lora_B[slot], self._scale[slot]) for slot, a in self.lora_A.items()}
+            self._tables = Tables.of(weights, dtype, state)
+        return self._tables
+
     def _drops(self, acting: Acting) -> bool:
         dropout = self.lora_dropout[acting.slot]
         return bool(dropout.training and dropout.p)
 
 
 Update = tuple[slice, float]  # the rows of an adapter, and the factor of its update
+
+
+# Fewer adapters than this are faster one after the other.
+WORTH_STACKING = 4
+# Rows that padding may add to each one that an adapter has.
+PADDING_WORTH_STACKING = 1.0
+
+
+def _are_alike(rows: Sequence[slice]) -> bool:
+    """Whether so many adapters act on so similar numbers of rows that their updates are best computed at once."""
+    if len(rows) < WORTH_STACKING or any(one.start is None for one in rows):
+        return False
+    lengths: list[int] = [one.stop - one.start for one in rows]
+    return max(lengths) * len(lengths) <= (1 + PADDING_WORTH_STACKING) * sum(lengths)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The low-rank weights of n adapters in the compute dtype, A scaled (n, r, I) and B (n, O, r), smaller ranks padded
+    with zeros; `state` says what they were made of."""
+
+    state: tuple[Any, ...]
+    places: dict[str, int]
+    a_nrI: Tensor
+    b_nOr: Tensor
+
+    @classmethod
+    def of(
+        cls, weights: Mapping[str, tuple[Tensor, Tensor, float]], dtype: torch.dtype, state: tuple[Any, ...]
+    ) -> Tables:
+        """Those of A, B and scale of each slot."""
+        r = max(len(a) for a, _, _ in weights.values())
+        a_nrI = torch.stack([pad(a * scale, (0, 0, 0, r - len(a))).to(dtype) for a, _, scale in weights.values()])
+        b_nOr = torch.stack([pad(b, (0, r - b.shape[1])).to(dtype) for _, b, _ in weights.values()])
+        return cls(state, {slot: i for i, slot in enumerate(weights)}, a_nrI, b_nOr)
+
+    def add(self, y_RO: Tensor, x_RI: Tensor, acting: Sequence[Acting]) -> None:
+        """Add the updates of the adapters that act, in place, by two products for all of them: the rows of each are
+        padded to m."""
+        own_nm, rows_R, places_R = _padding(tuple((one.rows.start, one.rows.stop) for one in acting), x_RI.device)
+        which = torch.tensor([self.places[one.slot] for one in acting], device=x_RI.device)
+        x_nmI = x_RI.index_select(0, own_nm.flatten()).view(*own_nm.shape, -1)
+        h_nmr = torch.bmm(x_nmI, self.a_nrI.index_select(0, which).transpose(1, 2))
+        update = torch.bmm(h_nmr, self.b_nOr.index_select(0, which).transpose(1, 2)).flatten(0, 1)
+        y_RO.index_add_(0, rows_R, update.index_select(0, places_R))
+
+
+@lru_cache(maxsize=4)
+def _padding(bounds: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each adapter m rows, the last of its own repeated; all rows that some adapter has; and where in (n·m) each of
+    these stands."""
+    m = max(stop - start for start, stop in bounds)
+    own = [[min(start + j, stop - 1) for j in range(m)] for start, stop in bounds]
+    rows = [row for start, stop in bounds for row in range(start, stop)]
+    places = [i * m + j for i, (start, stop) in enumerate(bounds) for j in range(stop - start)]
+    return torch.tensor(own, device=device), torch.tensor(rows, device=device), torch.tensor(places, device=device)
 
 
 class LowRankLinear(torch.autograd.Function):

@@ -208,3 +208,30 @@ def test_a_quantized_layer_keeps_its_own_product(base_of: Any, quantization: str
     near([ours], [theirs.detach()], torch.float32)
     upon = torch.randn_like(ours)
     near(torch.autograd.grad(ours, [x, a, b], upon), torch.autograd.grad(theirs, [x, a, b], upon), torch.float32)
+
+
+@pytest.mark.parametrize("ranks", [(R, R, R, R, R), (1, 2, 3, 4, 5)])
+def test_many_adapters_at_once_add_what_each_adds_alone(ranks: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    acting: list[Acting] = []
+    layer = LoraLinear(torch.nn.Linear(I, O), acting)
+    for i, r in enumerate(ranks):
+        layer.add(f"slot{i}", r, scale=0.5 + i, dropout=0.0)
+        layer.lora_B[f"slot{i}"].data.normal_()
+    x = torch.randn(1, 23, I)
+    bounds = [(0, 4), (4, 9), (9, 10), (12, 18), (18, 23)]  # rows 10 and 11 are the base's own
+    with torch.no_grad():
+        alone = layer(x)
+        for i, (start, stop) in enumerate(bounds):
+            acting[:] = [Acting(f"slot{i}", slice(start, stop))]
+            alone[:, start:stop] = layer(x)[:, start:stop]
+        acting[:] = [Acting(f"slot{i}", slice(*own)) for i, own in enumerate(bounds)]
+        together = layer(x)
+        assert layer._tables is not None
+        # The same sums in another order: float32.
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+        layer.lora_B["slot2"].zero_()  # a change is seen
+        assert torch.equal(layer(x)[:, 9], layer.base_layer(x)[:, 9])
+        assert not torch.equal(layer(x)[:, 8], layer.base_layer(x)[:, 8])
+    layer(x)  # in training, an optimizer may write to the weights unseen
+    assert layer._tables is None
