@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pefttune.data import UNKNOWN, Example
 from pefttune.doctor.case import PARTS, Aligns, Case, share
 from pefttune.doctor.finding import Finding, found
+from pefttune.doctor.prompts import rendered
 
 LONG_LABEL = 6  # tokens, from where words for labels cost more than they are worth
 END_WITHIN = 2  # tokens: some chat templates write a line break after the end of a turn
@@ -56,7 +57,8 @@ def check_template_end(case: Case) -> Iterator[Finding]:
     if not answer or not tokenizer.chat_template:
         return
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ANSWER"}]
-    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("ANSWER")[2].strip()
+    _, there, after = rendered(tokenizer, turns).rpartition("ANSWER")
+    after = after.strip() if there else ""
     first = tokenizer(after, add_special_tokens=False)["input_ids"][:1]
     if first and first[0] not in answer[-END_WITHIN:]:
         ours, theirs = tokenizer.convert_ids_to_tokens([answer[-1], first[0]])
