@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pyarrow.parquet as pq
+import pytest
 
 
 @pytest.fixture
@@ -17,18 +17,18 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def test_each_row_keeps_its_columns_and_gains_a_vector(pefttune: Any, tiny: Path, rows: Path) -> None:
-    done = pefttune("embed", rows, "--output", "x.parquet", "--base", tiny, "--text-column", "review")
-    assert done.returncode == 0, done.stderr
+def test_each_row_keeps_its_columns_and_gains_a_vector(command: Any, tiny: Path, rows: Path) -> None:
+    done = command("embed", rows, "--output", "x.parquet", "--base", tiny, "--text-column", "review")
+    assert done.code == 0, done.err
     found = pq.read_table("x.parquet").to_pylist()
     assert [row["id"] for row in found] == list(range(5))
     assert {len(row["embedding"]) for row in found} == {32}
     assert len({tuple(row["embedding"]) for row in found}) == 5
 
 
-def test_tokens_get_a_vector_each(pefttune: Any, tiny: Path, rows: Path) -> None:
+def test_tokens_get_a_vector_each(command: Any, tiny: Path, rows: Path) -> None:
     options = ["--base", tiny, "--text-column", "review", "--pooling", "none", "--max-length", "8"]
-    assert pefttune("embed", rows, "--output", "x.jsonl", *options).returncode == 0
+    assert command("embed", rows, "--output", "x.jsonl", *options).code == 0
     first = json.loads(Path("x.jsonl").read_text().splitlines()[0])
     assert len(first["tokens"]) == len(first["embedding"]) == 8
     assert first["truncated"] is True
@@ -38,14 +38,15 @@ def test_tokens_get_a_vector_each(pefttune: Any, tiny: Path, rows: Path) -> None
     ("options", "message"),
     [
         (["--output", "x.csv"], "vectors go into .parquet or .jsonl"),
-        (["--output", "x.jsonl"], "rows.jsonl:1: there is no column 'text', but id, review; name it with --text-column"),
+        (
+            ["--output", "x.jsonl"],
+            "rows.jsonl:1: there is no column 'text', but id, review; name it",
+        ),
         (["--output", "x.jsonl", "--text-column", "id"], "rows.jsonl:1: id is int, not text"),
     ],
 )
-def test_what_cannot_be_read_is_told(
-    pefttune: Any, tiny: Path, rows: Path, options: list[str], message: str
-) -> None:
-    done = pefttune("embed", rows, "--base", tiny, *options)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_what_cannot_be_read_is_told(command: Any, tiny: Path, rows: Path, options: list[str], message: str) -> None:
+    done = command("embed", rows, "--base", tiny, *options)
+    assert done.code == 2
+    assert message in done.err
     assert not Path("x.jsonl").exists()
