@@ -47,22 +47,26 @@ class PassageEncoder:
         self._before, self._between, self._after = _around(tokenizer, causal=causal)
         self._copies = 2 if causal else 1
         self._room = max_length - len(self._before) - self._copies * len(self._between) - len(self._after)
-        self._longest_question = self._room // 2
+        self._longest_question = self._room // 4
         if self._size(self._longest_question) <= stride:
             raise DataError(
                 f"task.stride: in windows of data.max_length = {max_length} tokens, of which the question may take "
-                f"half, an overlap of {stride} leaves no room for anything new; lower the one or raise the other"
+                f"a quarter, an overlap of {stride} leaves no room for anything new; lower the one or raise the other"
             )
         # Every window takes its marks from here: in a large data set, a mark of its own for each token is gigabytes.
         self._marks = tuple((position, UNKNOWN) for position in range(max_length))
 
     def __call__(self, row: Row) -> Encoded:
-        """The windows of the passage. Only a question that takes more than half of one is cut, at its end."""
+        """The windows of the passage. Only a question that takes more than a quarter of one is cut, at its end."""
         question = text_tokens(self._tokenizer, row.values["question"])
         cut = len(question) > self._longest_question
         question = question[: self._longest_question]
         passage = self._tokenizer(
-            row.values["context"], add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+            row.values["context"],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,  # it would warn of a passage longer than a window
         )
         ids = tuple(passage["input_ids"])
         place_K, characters_K2 = _not_blank(row.values["context"], passage["offset_mapping"])

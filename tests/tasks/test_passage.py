@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,8 @@ from transformers import AutoTokenizer
 
 from pefttune.data import Row
 from pefttune.errors import BaseError, DataError
+from pefttune.recipe import schema
+from pefttune.recipe import tasks as sections
 from pefttune.tasks.passage import UNKNOWN, PassageEncoder, Window
 
 PASSAGE = "  Ada  Lovelace\n\nwrote 🤗🤗 notes\tin 1843 — café\u00a0ête, <|end|> [SEP].  "
@@ -147,9 +150,9 @@ def test_an_answer_across_a_border_is_whole_in_the_next_window_and_no_label_wher
     assert [labels(window) for window in windows[2:]] == [[(0, 0)]] * (len(windows) - 2)
 
 
-def test_only_a_question_that_fills_half_of_a_window_is_cut(tokenizer: Any, causal: bool) -> None:
+def test_only_a_question_that_fills_a_quarter_of_a_window_is_cut(tokenizer: Any, causal: bool) -> None:
     encoder = PassageEncoder(tokenizer, 64, 4, causal=causal)
-    assert not any(window.truncated for window in encoder(row("a b " * 100, question="q " * 10)))
+    assert not any(window.truncated for window in encoder(row("a b " * 100, question="q " * 7)))
     windows = encoder(row("a b " * 20, question="q " * 200))
     assert all(window.truncated and len(window.prompt) <= 64 for window in windows)
 
@@ -163,6 +166,22 @@ def test_a_passage_without_any_token_has_only_the_first_mark(tiny_bert: Path) ->
 def test_an_overlap_that_leaves_nothing_new_is_refused(tokenizer: Any, causal: bool) -> None:
     with pytest.raises(DataError, match=r"task\.stride: in windows of data\.max_length = 128 tokens.*overlap of 100"):
         PassageEncoder(tokenizer, 128, 100, causal=causal)
+
+
+def test_the_defaults_leave_room(tokenizer: Any, causal: bool) -> None:
+    section = sections.QuestionAnswering(type="question-answering")
+    max_length = schema.Data(source="x").max_length
+    windows = PassageEncoder(tokenizer, max_length, section.stride, causal=causal)(row("a b c d " * 400))
+    assert 1 < len(windows) < 40
+
+
+def test_a_passage_of_many_windows_is_nothing_to_warn_of(
+    tiny_bert: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert, model_max_length=64)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    PassageEncoder(tokenizer, 64, 4, causal=False)(row("a b " * 100))
+    assert not caplog.records
 
 
 def test_a_tokenizer_that_knows_no_places_is_refused() -> None:
