@@ -60,10 +60,10 @@ def test_label_scores_are_those_of_plain_transformers(base_as: Any, film_rows: A
     task, rows = film_rows
     base = base_as("none", "float32")
     session = Session(base)
-    encoder = task.encoder(base.tokenizer, 512)
+    encoder = session.encoder(task, 512)
     session.add("zero-shot", Loaded(task, encoder))
-    ours = session.scores("zero-shot", [encoder(row) for row in rows.test])
-    assert ours.shape == (8, 2)
+    ours = session.scores("zero-shot", [example for row in rows.test for example in encoder(row)])
+    assert [scores.shape for scores in ours] == [(2,)] * 8
     for row, scores in zip(rows.test, ours, strict=True):
         messages = [
             {"role": "system", "content": "Classify the sentiment: positive or negative."},
@@ -139,9 +139,9 @@ def test_a_shipped_adapter_scores_its_probe_rows_as_stored(base_as: Any, folder:
         )
         bound = 0.0 if same_dtype and same_versions else OTHER_VERSIONS if same_dtype else OTHER_DTYPE
         assert largest_difference(session, name, probe) <= bound
-        sure = [scores for scores in probe["scores"] if abs(scores[0] - scores[1]) > 2 * bound]
+        sure = [scores for (scores,) in probe["scores"] if abs(scores[0] - scores[1]) > 2 * bound]
         assert len(sure) >= len(probe["scores"]) / 2
-        for prediction, scores in zip(session.predict(probe["texts"], name), probe["scores"], strict=True):
+        for prediction, (scores,) in zip(session.predict(probe["rows"], name), probe["scores"], strict=True):
             if scores in sure:  # nearer than the bound, rounding may turn the answer
                 assert prediction.label == manifest["labels"][scores.index(max(scores))]
     finally:
