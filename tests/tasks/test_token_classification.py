@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,8 +13,8 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 from torch.nn.functional import cross_entropy
 
-from pefttune import pipeline, tasks
-from pefttune.data import Row, write_rows
+from pefttune import pipeline
+from pefttune.data import Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError
 from pefttune.inference import Session, open_session
@@ -229,7 +227,9 @@ def test_any_words_and_any_text_are_tagged(base_of: Any, source: Path) -> None:
     session = session_of(base_of(source))
     hard = ["Ada", "<|end|>", "[SEP]", "\u200b", "👨‍👩‍👧", "New York", "\u0301", "𝒳" * 90, "हिन्दी", "\ufffd", "\x00"]
     texts = [" ".join(hard), "\u200b", "x", "Ada\r\n\tByron  ", "a" * 500]
-    for given_, found in zip([hard, *texts], session.predict([{"tokens": x} for x in [hard, *texts]], "ner"), strict=True):
+    for given_, found in zip(
+        [hard, *texts], session.predict([{"tokens": x} for x in [hard, *texts]], "ner"), strict=True
+    ):
         assert len(found.tags) == len(found.words) == len(found.probabilities)
         assert as_iob2(found.tags) == list(found.tags)
         assert "".join(piece.text for piece in found.pieces(row("x"))) == found.text
@@ -296,6 +296,10 @@ def test_a_whole_run_learns_and_its_adapter_is_pefts_own(tmp_path: Path, source:
     found, plain = session.predict([{"tokens": sentence(12)[0]}, "Ada goes to New York on day 12"], "tiny")
     assert str(found) == str(plain) == "Ada (PER), New York (LOC)"
     assert found.tags == plain.tags
+    nine_times = row(" ".join(sentence(12)[0] * 9))
+    assert len(loaded.encoder(nine_times)) > 1  # windows
+    (long,) = session.predict([nine_times], "tiny")
+    assert long.tags == found.tags * 9
 
     (window,) = loaded.encoder(row("Ada goes to New York"))
     (ours,) = session.scores("tiny", [window])
