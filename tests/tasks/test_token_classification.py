@@ -231,7 +231,7 @@ def test_the_windows_of_a_long_sentence_are_put_together_again(base_of: Any, sou
         classes = [[target for _, target in window.marks] for window in windows]
         scores = [torch.log_softmax(9.0 * torch.nn.functional.one_hot(torch.tensor(each), 5), 1) for each in classes]
         found = session["ner"].task.decode(one, windows, scores)
-        assert len(windows) > 2
+        assert len(windows) > 1
         assert list(found.tags) == one.values["tags"]
 
 
