@@ -222,6 +222,19 @@ def test_the_loss_is_the_cross_entropy_over_all_words_of_all_windows(base_of: An
     assert float(session.loss("ner", batch).detach()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_windows_of_a_long_sentence_are_put_together_again(base_of: Any, source: Path) -> None:
+    """Where every word is tagged right in its window, the whole sentence is, also an entity that lies across two."""
+    session = session_of(base_of(source))
+    cut = row("Ada Byron " * 9, "B-PER" + " I-PER" * 17)
+    for one in (LONG, cut):
+        windows = session["ner"].encoder(one)
+        classes = [[target for _, target in window.marks] for window in windows]
+        scores = [torch.log_softmax(9.0 * torch.nn.functional.one_hot(torch.tensor(each), 5), 1) for each in classes]
+        found = session["ner"].task.decode(one, windows, scores)
+        assert len(windows) > 1
+        assert list(found.tags) == one.values["tags"]
+
+
 def test_any_words_and_any_text_are_tagged(base_of: Any, source: Path) -> None:
     """Each word has a tag, what is found stands in the text, and what cannot be read is nothing."""
     session = session_of(base_of(source))
