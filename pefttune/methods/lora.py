@@ -51,7 +51,8 @@ class LoraAdapter:
         acting = _acting.setdefault(model, [])
         self._layers: dict[str, LoraLinear] = {}
         for name, linear in linears.items():
-            if check_target_module_exists(self._config, name):
+            # By the path PEFT will see, for a layer's number is looked for behind two names.
+            if check_target_module_exists(self._config, _path_in_class(model) + name):
                 self._layers[name] = layer = _wrapped(model, name, linear, acting)
                 layer.add(self._slot, config.r, scale, config.lora_dropout)
         if not self._layers:
@@ -60,8 +61,9 @@ class LoraAdapter:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters by file key."""
+        prefix = FILE_PREFIX + _path_in_class(self._model)
         return {
-            f"{file_prefix(self._model)}{name}.lora_{half}.weight": weights[self._slot]
+            f"{prefix}{name}.lora_{half}.weight": weights[self._slot]
             for name, layer in self._layers.items()
             for half, weights in (("A", layer.lora_A), ("B", layer.lora_B))
         }
@@ -114,10 +116,10 @@ class LoraAdapter:
                 self._model.set_submodule(name, layer.base_layer)
 
 
-def file_prefix(model: Any) -> str:
-    """What stands before a module's path in an adapter's file: an encoder, loaded alone, has a name of its own in
-    transformers' classes for tasks."""
-    return FILE_PREFIX + (f"{model.base_model_prefix}." if model.base_model is model else "")
+def _path_in_class(model: Any) -> str:
+    """What stands before a module's path in transformers' classes for tasks: an encoder, here loaded alone, has a name
+    of its own there."""
+    return f"{model.base_model_prefix}." if model.base_model is model else ""
 
 
 def _wrapped(model: nn.Module, name: str, linear: nn.Linear, acting: list[Acting]) -> LoraLinear:

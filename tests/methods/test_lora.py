@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from peft import LoraConfig, LoraModel
 from torch import Tensor
 
 from pefttune import methods
@@ -227,3 +229,20 @@ def test_the_scale_is_alpha_over_r_or_over_its_root(base_of: Any) -> None:
     assert scale(r=4, lora_alpha=3) == 0.75
     assert scale(r=4, lora_alpha=3, use_rslora=True) == 1.5
     assert scale(r=4, lora_alpha=0) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["Bert", "ModernBert"])
+def test_an_encoder_that_is_loaded_alone_has_the_names_of_its_class_for_a_task(kind: str) -> None:
+    """Also where its layers are its own children, so that PEFT's pattern for a layer's number needs the name before."""
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=300, pad_token_id=0, **small)
+    whole = transformers.AutoModelForSequenceClassification.from_config(config)
+    alone = whole.base_model
+    adapter = methods.attach(alone, schema.Lora(method="lora", r=2, layers=[2]))
+    assert adapter.first_layer == 2
+    of_adapter = adapter.config()
+    same = {key: of_adapter[key] for key in ("r", "target_modules", "layers_to_transform", "exclude_modules")}
+    theirs = LoraModel(transformers.AutoModelForSequenceClassification.from_config(config), LoraConfig(**same), "own")
+    expected = {f"base_model.{name.replace('.own', '')}" for name, p in theirs.named_parameters() if p.requires_grad}
+    assert expected
+    assert adapter.parameters.keys() == expected
