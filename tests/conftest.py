@@ -113,7 +113,7 @@ def write_encoder_tokenizer(folder: Path) -> int:
     """BERT's kind of tokenizer, `[CLS] … [SEP]`, that knows single characters, saved; gives its vocabulary's size."""
     import string
 
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -123,6 +123,7 @@ def write_encoder_tokenizer(folder: Path) -> int:
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.decoder = decoders.WordPiece()
     names = {f"{token.strip('[]').lower()}_token": token for token in specials}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
     return len(vocabulary)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from pefttune.batching import Batch, Boundary, hidden_rows, open_boundary, ragged
@@ -297,6 +299,53 @@ def test_an_evicted_cache_can_be_used_to_its_end(opened: Opened, folder: Path) -
     for path in folder.iterdir():
         path.unlink()
     assert torch.equal(boundary.states, before)
+
+
+MARKED = [Example((2, *e.prompt, 3), (), 0, e.origin, marks=((0, 0), (len(e.prompt), 1))) for e in EXAMPLES]
+
+
+@pytest.mark.parametrize("indices", [[0, 1, 2, 3, 4], [3], [4, 0]])
+def test_where_tokens_see_what_follows_nothing_is_shared(session: Session, folder: Path, indices: list[int]) -> None:
+    """All of these begin alike, but each goes on in another way, and so its first token is another one behind a layer.
+    (A ragged batch says itself what a token sees, so that any base can be read in both directions.)"""
+    model = session.base.model
+    boundary = open_boundary(
+        folder, model, 1, MARKED, every_answer=False, causal=False, base_digest="", max_tokens=999,
+        notice=pytest.fail, progress=lambda done: None,
+    )  # fmt: skip
+    assert boundary is not None
+    batch = ragged([MARKED[i] for i in indices], every_answer=False, causal=False, device=CPU)
+    session.use("a")
+    with torch.no_grad():
+        whole, known = hidden_rows(model, batch), hidden_rows(model, boundary.enter(batch, indices))
+    assert (known - whole).norm() <= ORDER_OF_SUMS * whole.norm()
+
+
+ENCODERS: dict[str, dict[str, Any]] = {"Bert": {}, "ModernBert": {"local_attention": 8}, "EuroBert": {}}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_an_encoder_is_cut_rightly_or_not_at_all(
+    base_of: Any, adapted: Any, new_encoder: Any, tmp_path: Path, kind: str
+) -> None:
+    """ModernBERT and EuroBERT have their layers where decoders have them, and norms before or behind them."""
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"vocab_size": 261, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "mask_token_id": 4}
+    folder = new_encoder(tmp_path / kind)
+    config = getattr(transformers, f"{kind}Config")(**small, **ids, **ENCODERS[kind])
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    session = Session(base_of(folder))
+    adapted(session, "a", approach="head", layers="top-1")
+    adapter = session["a"].adapter
+    assert adapter is not None
+    assert adapter.first_layer == 1
+    texts = [replace(example, marks=((0, 0),)) for example in MARKED]
+    session.try_ragged(texts)
+    notices: list[str] = []
+    boundary = session.boundary("a", texts, every_answer=False, notice=notices.append)
+    whole = session.scores("a", texts)
+    assert (boundary is None) == (bool(notices) or not session.ragged)
+    assert all(torch.equal(*pair) for pair in zip(session.scores("a", texts, boundary=boundary), whole, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["Mistral", "Gemma3Text"])
