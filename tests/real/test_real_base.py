@@ -12,6 +12,7 @@ import torch
 
 from pefttune import bases, pipeline, store
 from pefttune.bases import Base
+from pefttune.data import Example
 from pefttune.evaluation import largest_difference
 from pefttune.inference import Loaded, Session
 from pefttune.publishing.manifest import VERSIONED
@@ -55,15 +56,33 @@ def test_the_base_comes_whole_and_knows_english(base_as: Any) -> None:
 
 
 @torch.no_grad()
+def test_the_encoder_comes_whole_and_knows_english() -> None:
+    base = bases.load(schema.Base(source="minilm-l6", quantization="none", dtype="float32", device="cpu"))
+    assert base.located.hub_id == "sentence-transformers/all-MiniLM-L6-v2"
+    assert sum(parameter.numel() for parameter in base.model.parameters()) == 22_713_216
+    session = Session(base)
+    assert not session.causal
+    assert session.base.model.pooler is not None
+    texts = ["A gem of a film, warm and witty.", "I loved this funny movie.", "The battery died after a week."]
+    encoded = base.tokenizer(texts, padding=True, return_tensors="pt")
+    hidden_BTD, mask = base.model(**encoded).last_hidden_state, encoded["attention_mask"][..., None]
+    means_BD = torch.nn.functional.normalize((hidden_BTD * mask).sum(1) / mask.sum(1), dim=-1)
+    like, unlike = means_BD[0] @ means_BD[1], means_BD[0] @ means_BD[2]
+    assert like > unlike + 0.2
+    examples = [Example(tuple(base.tokenizer(text)["input_ids"]), (), None, text, marks=((0, -100),)) for text in texts]
+    assert session.try_ragged(examples) is None
+
+
+@torch.no_grad()
 def test_label_scores_are_those_of_plain_transformers(base_as: Any, film_rows: Any) -> None:
     """Prompt by the tokenizer's own chat template, one plain forward for each answer, all logits, log-softmax."""
     task, rows = film_rows
     base = base_as("none", "float32")
     session = Session(base)
-    encoder = task.encoder(base.tokenizer, 512)
+    encoder = session.encoder(task, 512)
     session.add("zero-shot", Loaded(task, encoder))
-    ours = session.scores("zero-shot", [encoder(row) for row in rows.test])
-    assert ours.shape == (8, 2)
+    ours = session.scores("zero-shot", [example for row in rows.test for example in encoder(row)])
+    assert [scores.shape for scores in ours] == [(2,)] * 8
     for row, scores in zip(rows.test, ours, strict=True):
         messages = [
             {"role": "system", "content": "Classify the sentiment: positive or negative."},
@@ -139,9 +158,9 @@ def test_a_shipped_adapter_scores_its_probe_rows_as_stored(base_as: Any, folder:
         )
         bound = 0.0 if same_dtype and same_versions else OTHER_VERSIONS if same_dtype else OTHER_DTYPE
         assert largest_difference(session, name, probe) <= bound
-        sure = [scores for scores in probe["scores"] if abs(scores[0] - scores[1]) > 2 * bound]
+        sure = [scores for (scores,) in probe["scores"] if abs(scores[0] - scores[1]) > 2 * bound]
         assert len(sure) >= len(probe["scores"]) / 2
-        for prediction, scores in zip(session.predict(probe["texts"], name), probe["scores"], strict=True):
+        for prediction, (scores,) in zip(session.predict(probe["rows"], name), probe["scores"], strict=True):
             if scores in sure:  # nearer than the bound, rounding may turn the answer
                 assert prediction.label == manifest["labels"][scores.index(max(scores))]
     finally:

@@ -30,7 +30,7 @@ def learning(base: bases.Base) -> tuple[Session, Loaded, list[Example]]:
     recipe = load_recipe(FILM, ["data.max_train_samples=64"])
     task, rows = pipeline.read_data(recipe)
     session = Session(base)
-    encoder = task.encoder(base.tokenizer, 512)
+    encoder = task.encoder(base.tokenizer, 512, causal=True)
     adapter = methods.attach(base.model, schema.Lora(method="lora", r=4))
     torch.manual_seed(0)
     for key, parameter in adapter.parameters.items():
@@ -38,7 +38,7 @@ def learning(base: bases.Base) -> tuple[Session, Loaded, list[Example]]:
             parameter.data.normal_(std=0.01)
     loaded = session.add("film", Loaded(task, encoder, adapter))
     loaded.train(True)
-    return session, loaded, [encoder(row) for row in rows.train[:ROWS]]
+    return session, loaded, [example for row in rows.train[:ROWS] for example in encoder(row)]
 
 
 def loss_and_gradients(session: Session, loaded: Loaded, batch: batching.Batch) -> tuple[float, dict[str, Tensor]]:
