@@ -104,6 +104,18 @@ def test_the_pooler_is_never_adapted(base_of: Any, tiny_encoder: Path, targets: 
     assert not [key for key in adapter.parameters if "pooler" in key]
 
 
+def test_a_pooler_that_is_a_layer_itself_is_not_adapted_either() -> None:
+    from transformers import AlbertConfig, AlbertModel
+
+    from pefttune.recipe import schema
+
+    model = AlbertModel(AlbertConfig(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=1))
+    before = model.pooler
+    adapter = methods.attach(model, schema.Lora(method="lora"))
+    assert model.pooler is before
+    assert "pooler" not in adapter.config()["target_modules"]
+
+
 def test_a_decoder_keeps_the_names_it_had(base_of: Any) -> None:
     from pefttune.recipe import schema
 

@@ -12,6 +12,7 @@ import torch
 
 from pefttune import bases, pipeline, store
 from pefttune.bases import Base
+from pefttune.data import Example
 from pefttune.evaluation import largest_difference
 from pefttune.inference import Loaded, Session
 from pefttune.publishing.manifest import VERSIONED
@@ -52,6 +53,24 @@ def test_the_base_comes_whole_and_knows_english(base_as: Any) -> None:
         likeliest = base.model(ids).logits[0, -1].argmax()
     assert base.tokenizer.decode([likeliest]) == " Paris"
     assert bases.locate("smollm2-135m-instruct", origin=base.located.origin) == base.located
+
+
+@torch.no_grad()
+def test_the_encoder_comes_whole_and_knows_english() -> None:
+    base = bases.load(schema.Base(source="minilm-l6", quantization="none", dtype="float32", device="cpu"))
+    assert base.located.hub_id == "sentence-transformers/all-MiniLM-L6-v2"
+    assert sum(parameter.numel() for parameter in base.model.parameters()) == 22_713_216
+    session = Session(base)
+    assert not session.causal
+    assert session.base.model.pooler is not None
+    texts = ["A gem of a film, warm and witty.", "I loved this funny movie.", "The battery died after a week."]
+    encoded = base.tokenizer(texts, padding=True, return_tensors="pt")
+    hidden_BTD, mask = base.model(**encoded).last_hidden_state, encoded["attention_mask"][..., None]
+    means_BD = torch.nn.functional.normalize((hidden_BTD * mask).sum(1) / mask.sum(1), dim=-1)
+    like, unlike = means_BD[0] @ means_BD[1], means_BD[0] @ means_BD[2]
+    assert like > unlike + 0.2
+    examples = [Example(tuple(base.tokenizer(text)["input_ids"]), (), None, text, marks=((0, -100),)) for text in texts]
+    assert session.try_ragged(examples) is None
 
 
 @torch.no_grad()
