@@ -31,7 +31,8 @@ from pefttune.batching import (
     ragged,
     target_log_likelihoods,
 )
-from pefttune.data import Example, Row, cache_dir
+from pefttune.data import Example, Row, cache_dir, take_columns
+from pefttune.data.columns import NoColumn
 from pefttune.data.faults import RowFault
 from pefttune.errors import AdapterError, DataError
 from pefttune.inference.generation import Answer, Sampling, groups, write, written_by_transformers
@@ -429,9 +430,13 @@ def _as_row(row: Row | Mapping[str, Any] | str, task: tasks.Task, number: int) -
             raise DataError(f"text {number}: {task.name} reads {' and '.join(task.inputs)}: give a mapping with both")
         row = {task.inputs[0]: row}
     plain = row if isinstance(row, Row) else Row(row, f"text {number}")
-    if missing := [key for key in task.inputs if key not in plain.values]:
-        raise DataError(f"{plain.origin}: there is no column {missing[0]!r}, but {', '.join(plain.values) or 'none'}")
+    values = plain.values
     try:
-        return Row(task.check({key: plain.values[key] for key in task.inputs}), plain.origin)
+        if any(key not in values for key in task.inputs):
+            values = take_columns(values, task.inputs, {})
+        return Row(task.check({key: values[key] for key in task.inputs}), plain.origin)
+    except NoColumn as fault:
+        there = ", ".join(plain.values) or "none"
+        raise DataError(f"{plain.origin}: there is no column {fault.column!r}, but {there}") from None
     except RowFault as fault:
         raise DataError(f"{plain.origin}: {fault.column} {fault.message}") from None
