@@ -13,7 +13,7 @@ from pefttune import batching, tasks
 from pefttune.data import Row
 from pefttune.errors import AdapterError, DataError
 from pefttune.inference import Session
-from pefttune.inference.generation import Answer, Sampling, groups, write
+from pefttune.inference.generation import Answer, Sampling, can_write, groups, write
 from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
 from pefttune.tasks import Generation
@@ -135,6 +135,7 @@ def test_windows_capped_logits_and_other_kinds_of_attention(model_of: Any, tiny:
     ):
         assert kind == "Gemma2"  # caps its scores: such a model is left to transformers
         return
+    assert can_write(model)
     answers = [Answer(tokenizer, Generation(15), ends) for _ in prompts]
     for _ in write(model, prompts, answers, ends, 24):
         pass
@@ -155,6 +156,30 @@ def test_a_base_that_reads_padded_batches_writes_the_same(session: Session) -> N
     assert "".join(session.stream("a", DOCUMENTS[0])) == ragged[0].text
     for one, other in zip(padded, ragged, strict=True):
         assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"position_ids": None}, {"attention_mask": None}, {"input_ids": None}])
+def test_a_base_that_goes_on_in_another_way_is_left_to_transformers(
+    tiny_session: Session, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
+) -> None:
+    add(tiny_session)
+    expected = tiny_session.generate("a", examples(tiny_session))
+    assert tiny_session.can_write
+    model = tiny_session.base.model
+    forward, calls = type(model).forward, []
+
+    def other(self: Any, *args: Any, **inputs: Any) -> Any:
+        if inputs.get("past_key_values") is not None and inputs["past_key_values"].get_seq_length():
+            inputs |= wrong
+            calls.append(inputs)
+        return forward(self, *args, **inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", other.__get__(model))
+        assert not can_write(model)
+    assert calls
+    tiny_session.__dict__["can_write"] = False
+    assert [one.text for one in tiny_session.generate("a", examples(tiny_session))] == [one.text for one in expected]
 
 
 def test_beams_find_what_transformers_finds(session: Session) -> None:
