@@ -1,6 +1,6 @@
 """Examples to batches, batches to what is scored: ragged batches, their attention, and only the logits needed."""
 
-from pefttune.batching.agreement import disagreement, is_causal
+from pefttune.batching.agreement import RUNS_NOT, agrees, disagreement, is_causal
 from pefttune.batching.attention import prepare
 from pefttune.batching.batch import Batch
 from pefttune.batching.boundary import Boundary, open_boundary
@@ -16,8 +16,10 @@ from pefttune.batching.plan import evaluation_batches, n_fed, steps_of, training
 from pefttune.batching.ragged import join, ragged
 
 __all__ = [
+    "RUNS_NOT",
     "Batch",
     "Boundary",
+    "agrees",
     "disagreement",
     "evaluation_batches",
     "hidden_rows",

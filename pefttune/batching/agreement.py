@@ -63,9 +63,14 @@ def disagreement(model: Any, examples: Sequence[Example], pad_id: int, *, causal
     except RUNS_NOT as error:
         return f"it does not run on them ({error})"
     reference = hidden_rows(model, padded(tried, pad_id, every_answer=True, device=model.device))
-    if (distance := _distance(ours, reference)) > (TOLERANCE if _is_exact(model) else TOLERANCE_OF_HALF):
-        return f"its hidden states differ by {distance:.2g} from those of padded batches"
+    if not agrees(model, ours, reference):
+        return f"its hidden states differ by {_distance(ours, reference):.2g} from those of padded batches"
     return None
+
+
+def agrees(model: Any, ours: Tensor, reference: Tensor) -> bool:
+    """Whether these hidden states or logits of the model are the same sums, at most in another order."""
+    return _distance(ours, reference) <= (TOLERANCE if _is_exact(model) else TOLERANCE_OF_HALF)
 
 
 def _leaks(model: Any, causal: bool) -> bool:

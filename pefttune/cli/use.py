@@ -115,21 +115,26 @@ def _text_rows(texts: list[str], inputs: list[str]) -> Rows:
 
 
 def _file_rows(file: Path, columns: dict[str, str]) -> Rows:
-    from pefttune.data import Row, read_rows
+    from pefttune.data import Row, read_rows, take_columns
+    from pefttune.data.columns import NoColumn
+    from pefttune.data.faults import RowFault
 
     rows = read_rows(file)  # outside of the generator: a file that is not there is told at once
 
     def both() -> Rows:
         for row in rows:
-            for column in columns.values():
-                if column not in row.values:
-                    there = ", ".join(row.values)
-                    raise DataError(
-                        f"{row.origin}: there is no column {column!r}, but {there}; name it with --text-column"
-                    )
+            try:
+                read = take_columns(row.values, tuple(columns), columns)
+            except NoColumn as fault:
+                there = ", ".join(row.values)
+                raise DataError(
+                    f"{row.origin}: there is no column {fault.column!r}, but {there}; name it with --text-column"
+                ) from None
+            except RowFault as fault:
+                raise DataError(f"{row.origin}: {fault.column} {fault.message}") from None
             if taken := [name for name in PREDICTED if name in row.values]:
                 raise DataError(f"{row.origin}: the column {taken[0]!r} would be overwritten; rename it")
-            yield dict(row.values), Row({task: row.values[column] for task, column in columns.items()}, row.origin)
+            yield dict(row.values), Row(read, row.origin)
 
     return both()
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache, GenerationConfig
 from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 
 from pefttune.bases import Base
-from pefttune.batching import Batch, evaluation_batches, inputs_of, ragged
+from pefttune.batching import RUNS_NOT, Batch, agrees, evaluation_batches, inputs_of, ragged
 from pefttune.data import Example
 from pefttune.tasks import Generation, Writing
 
@@ -121,14 +122,12 @@ def write(
 ) -> Iterator[None]:
     """Write an answer to each prompt; with every step, each that is not done gets a token.
 
-    Prompts are read in batches of at most `max_tokens`, by a model that can read ragged ones.
+    Prompts are read in batches of at most `max_tokens`, by a model that `can_write`.
     """
-    logits_BV, cache = _read(model, prompts, max_tokens)
-    lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-    mask_BW = torch.arange(int(lengths_B.max()), device=model.device) >= lengths_B.max() - lengths_B[:, None]
-    choose, growing = _chooser(sampling, ends, model.device), list(answers)
+    state, growing = State(model, prompts, max_tokens), list(answers)
+    choose = _chooser(sampling, ends, model.device)
     while True:
-        tokens_B, log_likelihoods_B = choose(logits_BV.float(), growing)
+        tokens_B, log_likelihoods_B = choose(state.logits_BV.float(), growing)
         for answer, token, log_likelihood in zip(growing, tokens_B.tolist(), log_likelihoods_B.tolist(), strict=True):
             answer.add(token, log_likelihood)
         yield
@@ -136,19 +135,58 @@ def write(
         if not going_on:
             return
         if len(going_on) < len(growing):
-            kept = torch.tensor(going_on, device=model.device)
             growing = [growing[i] for i in going_on]
-            tokens_B, lengths_B, mask_BW = tokens_B[kept], lengths_B[kept], mask_BW[kept]
-            cache.batch_select_indices(kept)
-        mask_BW = torch.nn.functional.pad(mask_BW, (0, 1), value=True)
-        outputs = model(
+            state.keep(going_on)
+            tokens_B = tokens_B[going_on]
+        state.feed(tokens_B)
+
+
+@torch.no_grad()
+def can_write(model: Any) -> bool:
+    """Whether a model that reads ragged batches goes on from them as it does from whole texts. Found out by trying:
+    some keep other things than keys and values, or share those of one layer with another."""
+    prompts = [tuple(range(5, 26)), tuple(range(5, 15)), tuple(range(40, 45))]
+    following = torch.tensor([50, 51, 52], device=model.device)
+    texts = [[*prompt, int(token)] for prompt, token in zip(prompts, following, strict=True)]
+    try:
+        state = State(model, prompts, sum(map(len, prompts)))
+        state.feed(following)
+        whole = [
+            model(input_ids=torch.tensor([text], device=model.device), use_cache=False).logits[0, -1] for text in texts
+        ]
+    except RUNS_NOT:
+        return False
+    return agrees(model, state.logits_BV, torch.stack(whole))
+
+
+class State:
+    """A model in the middle of several texts: what it says of the next token of each, `logits_BV`, and what it has
+    read, the prompts in ragged batches of at most `max_tokens`."""
+
+    def __init__(self, model: Any, prompts: Sequence[Tokens], max_tokens: int) -> None:
+        self._model = model
+        self.logits_BV, self._cache = _read(model, prompts, max_tokens)
+        self._lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+        longest = int(self._lengths_B.max())
+        self._read_BW = torch.arange(longest, device=model.device) >= longest - self._lengths_B[:, None]
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Forget all texts but these."""
+        kept = torch.tensor(indices, device=self._model.device)
+        self._lengths_B, self._read_BW = self._lengths_B[kept], self._read_BW[kept]
+        self._cache.batch_select_indices(kept)
+
+    def feed(self, tokens_B: Tensor) -> None:
+        """Go on with a token of each text."""
+        self._read_BW = pad(self._read_BW, (0, 1), value=True)
+        outputs = self._model(
             input_ids=tokens_B[:, None],
-            attention_mask=mask_BW.long(),
-            position_ids=lengths_B[:, None],
-            past_key_values=cache,
+            attention_mask=self._read_BW.long(),
+            position_ids=self._lengths_B[:, None],
+            past_key_values=self._cache,
             use_cache=True,
         )
-        logits_BV, lengths_B = outputs.logits[:, -1], lengths_B + 1
+        self.logits_BV, self._lengths_B = outputs.logits[:, -1], self._lengths_B + 1
 
 
 Choose = Callable[[Tensor, Sequence[Answer]], tuple[Tensor, Tensor]]

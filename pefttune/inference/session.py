@@ -33,14 +33,15 @@ from pefttune.batching import (
     ragged,
     target_log_likelihoods,
 )
-from pefttune.data import Example, Row, cache_dir
+from pefttune.data import Example, Row, cache_dir, take_columns
+from pefttune.data.columns import NoColumn
 from pefttune.data.faults import RowFault
 from pefttune.errors import AdapterError, DataError
-from pefttune.inference.generation import Answer, Sampling, groups, write, written_by_transformers
+from pefttune.inference.generation import Sampling, can_write
 from pefttune.inference.loaded import Loaded
 from pefttune.inference.shelf import Shelf, Source
+from pefttune.inference.writer import Writer
 from pefttune.recipe import Recipe, recipe_from_mapping
-from pefttune.tasks.chat import ChatTemplate
 
 ROWS_AT_ONCE = 512
 # Products of so many rows run at full speed on a processor, and more rows would only need more memory (docs/LOG.md).
@@ -272,20 +273,7 @@ class Session:
         """What the adapter `name` writes after the prompt of each example: as the task's `generation` says or another
         one, the likeliest token each time or drawn by `sampling`. Leaves it in use. `progress` is told how many
         examples are done. Raises AdapterError for a task that writes nothing."""
-        generation, ends = generation or self._generation(name), self._ends
-        model, prompts = self.base.model, [example.prompt for example in examples]
-        answers = [Answer(self.base.tokenizer, generation, ends) for _ in prompts]
-        done = 0
-        for indices in groups(prompts, model, generation):
-            self.use(name)
-            together, own = [prompts[i] for i in indices], [answers[i] for i in indices]
-            if self._writes_itself(examples, generation):
-                for _ in write(model, together, own, ends, self.max_batch_tokens, sampling):
-                    progress(done + sum(answer.done for answer in own))
-            else:
-                self._write_by_transformers(name, together, own, generation, sampling)
-            progress(done := done + len(own))
-        return [answer.writing() for answer in answers]
+        return Writer(self, name, generation, sampling).write(examples, progress)
 
     def stream(
         self,
@@ -296,59 +284,8 @@ class Session:
     ) -> Iterator[str]:
         """The answer to one row as it is written, in pieces of whole characters; otherwise as `generate`. Other
         adapters may be used between two pieces. Raises DataError at once for a row that cannot be read."""
-        generation = generation or self._generation(name)
-        [*_, example] = self[name].encoder(_as_row(row, self[name].task, 1))
-        return self._stream(name, example, generation, sampling)
-
-    def _stream(
-        self, name: str, example: Example, generation: tasks.Generation, sampling: Sampling | None
-    ) -> Iterator[str]:
-        if not self._writes_itself([example], generation):
-            yield self.generate(name, [example], generation, sampling)[0].text
-            return
-        answer, told = Answer(self.base.tokenizer, generation, self._ends), 0
-        steps = write(self.base.model, [example.prompt], [answer], self._ends, self.max_batch_tokens, sampling)
-        while not answer.done:
-            self.use(name)
-            next(steps)
-            text = answer.text().strip()
-            if len(text) > told:
-                yield text[told:]
-                told = len(text)
-
-    def _writes_itself(self, examples: Sequence[Example], generation: tasks.Generation) -> bool:
-        if self.ragged is None:
-            self.try_ragged(examples)
-        return bool(self.ragged) and generation.num_beams == 1
-
-    def _write_by_transformers(
-        self,
-        name: str,
-        prompts: Sequence[tuple[int, ...]],
-        answers: Sequence[Answer],
-        generation: tasks.Generation,
-        sampling: Sampling | None,
-    ) -> None:
-        tokens = written_by_transformers(self.base, prompts, generation, self._ends, sampling)
-        examples = [
-            Example(prompt, (tuple(answer),), 0, "prompt") for prompt, answer in zip(prompts, tokens, strict=True)
-        ]
-        for answer, own, likelihoods in zip(answers, tokens, self.scores(name, examples), strict=True):
-            for token, log_likelihood in zip(own, likelihoods.tolist(), strict=True):
-                answer.add(token, log_likelihood)
-
-    def _generation(self, name: str) -> tasks.Generation:
-        task = self[name].task
-        if task.generation is None:
-            raise AdapterError(f"{name} does {task.name}: it writes nothing")
-        return task.generation
-
-    @cached_property
-    def _ends(self) -> frozenset[int]:
-        """The tokens that end an answer."""
-        told = self.base.model.generation_config.eos_token_id
-        ends = told if isinstance(told, list) else [told]
-        return frozenset({*ends, self.base.tokenizer.eos_token_id, ChatTemplate(self.base.tokenizer).end} - {None})
+        writer, loaded = Writer(self, name, generation, sampling), self[name]
+        return writer.stream(loaded.encoder(_as_row(row, loaded.task, 1))[-1])
 
     @torch.no_grad()
     def scores(
@@ -516,6 +453,11 @@ class Session:
             return ragged(examples, every_answer=every_answer, causal=self.causal, device=self.base.device)
         return padded(examples, self._pad_id, every_answer=every_answer, device=self.base.device)
 
+    @cached_property
+    def can_write(self) -> bool:
+        """Whether answers can be written from ragged batches, by a base that can read those."""
+        return can_write(self.base.model)
+
     @property
     def _pad_id(self) -> int:
         tokenizer = self.base.tokenizer
@@ -540,9 +482,13 @@ def _as_row(row: Row | Mapping[str, Any] | str, task: tasks.Task, number: int) -
             raise DataError(f"text {number}: {task.name} reads {' and '.join(task.inputs)}: give a mapping with both")
         row = {task.inputs[0]: row}
     plain = row if isinstance(row, Row) else Row(row, f"text {number}")
-    if missing := [key for key in task.inputs if key not in plain.values]:
-        raise DataError(f"{plain.origin}: there is no column {missing[0]!r}, but {', '.join(plain.values) or 'none'}")
+    values = plain.values
     try:
-        return Row(task.check({key: plain.values[key] for key in task.inputs}), plain.origin)
+        if any(key not in values for key in task.inputs):
+            values = take_columns(values, task.inputs, {})
+        return Row(task.check({key: values[key] for key in task.inputs}), plain.origin)
+    except NoColumn as fault:
+        there = ", ".join(plain.values) or "none"
+        raise DataError(f"{plain.origin}: there is no column {fault.column!r}, but {there}") from None
     except RowFault as fault:
         raise DataError(f"{plain.origin}: {fault.column} {fault.message}") from None

@@ -13,7 +13,7 @@ from pefttune.errors import BaseError
 from pefttune.recipe import tasks as sections
 from pefttune.tasks.protocol import Encoded, Encoder, Generation, ScoredBatch, Writing
 from pefttune.tasks.rouge import SHOWN, mean_rouge, rouge
-from pefttune.tasks.written import Written, by_example, unfinished, written
+from pefttune.tasks.written import Written, by_example, stripped, unfinished, written
 
 if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
     import numpy as np
@@ -43,10 +43,10 @@ class Summarization:
 
     def check(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with its texts stripped. Raises RowFault."""
-        checked: dict[str, Any] = {"document": _text(values["document"], "document")}
+        checked: dict[str, Any] = {"document": stripped(values["document"], "document")}
         if "summary" in values:
             summaries = values["summary"] if isinstance(values["summary"], list | tuple) else [values["summary"]]
-            checked["summary"] = [_text(summary, "summary") for summary in summaries]
+            checked["summary"] = [stripped(summary, "summary") for summary in summaries]
             if not checked["summary"]:
                 raise RowFault("summary", "is empty")
         return checked
@@ -134,11 +134,3 @@ def _references(row: Row) -> tuple[str, ...]:
 def _sentences(text: str) -> list[str]:
     """A sentence ends with its mark, or with its line: each turn of a dialogue counts."""
     return [sentence for sentence in re.split(r"(?<=[.!?])\s+|\n+", text) if sentence]
-
-
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise RowFault(column, f"is {type(value).__name__}, not text")
-    if not (text := value.strip()):
-        raise RowFault(column, "is empty")
-    return text

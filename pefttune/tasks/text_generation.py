@@ -15,7 +15,7 @@ from pefttune.errors import BaseError
 from pefttune.recipe import tasks as sections
 from pefttune.tasks.protocol import Encoded, Encoder, Generation, ScoredBatch, Writing
 from pefttune.tasks.rouge import mean_rouge, rouge
-from pefttune.tasks.written import Written, by_example, unfinished, written
+from pefttune.tasks.written import Written, by_example, stripped, unfinished, written
 
 if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
     import numpy as np
@@ -61,7 +61,7 @@ class TextGeneration:
             raise RowFault("messages", "has no turn of the user, to be answered")
         checked: dict[str, Any] = {"messages": [{**turn, "content": turn["content"].strip()} for turn in messages]}
         if "reply" in values:
-            checked["reply"] = values["reply"].strip()
+            checked["reply"] = stripped(values["reply"], "reply")
             if self.answer_after and self.answer_after not in checked["reply"]:
                 raise RowFault("reply", f"does not have {self.answer_after!r}, after which the answer is to stand")
         return checked

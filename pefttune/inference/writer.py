@@ -1,0 +1,84 @@
+"""An adapter of a session, writing: which answers go together, in the session's own way or that of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pefttune.data import Example
+from pefttune.errors import AdapterError
+from pefttune.inference.generation import Answer, Sampling, Tokens, groups, write, written_by_transformers
+from pefttune.tasks import Generation, Writing
+from pefttune.tasks.chat import ChatTemplate
+
+if TYPE_CHECKING:
+    from pefttune.inference.session import Session
+
+
+class Writer:
+    """Writes by the adapter `name`. Raises AdapterError for a task that writes nothing."""
+
+    def __init__(self, session: Session, name: str, generation: Generation | None, sampling: Sampling | None) -> None:
+        task = session[name].task
+        if task.generation is None:
+            raise AdapterError(f"{name} does {task.name}: it writes nothing")
+        self._session, self._name = session, name
+        self._generation, self._sampling = generation or task.generation, sampling
+        told = session.base.model.generation_config.eos_token_id
+        tokenizer = session.base.tokenizer
+        ends = {*(told if isinstance(told, list) else [told]), tokenizer.eos_token_id, ChatTemplate(tokenizer).end}
+        self._ends = frozenset(ends - {None})
+
+    def write(self, examples: Sequence[Example], progress: Callable[[int], None]) -> list[Writing]:
+        """What is written after each prompt."""
+        prompts = [example.prompt for example in examples]
+        answers = [self._new_answer() for _ in prompts]
+        by_session, done = self._by_session(examples), 0
+        for indices in groups(prompts, self._session.base.model, self._generation):
+            together, own = [prompts[i] for i in indices], [answers[i] for i in indices]
+            self._session.use(self._name)
+            if by_session:
+                for _ in self._steps(together, own):
+                    progress(done + sum(answer.done for answer in own))
+            else:
+                self._leave_to_transformers(together, own)
+            progress(done := done + len(own))
+        return [answer.writing() for answer in answers]
+
+    def stream(self, example: Example) -> Iterator[str]:
+        """What is written, piece by piece; in one piece where transformers writes."""
+        if not self._by_session([example]):
+            yield self.write([example], lambda done: None)[0].text
+            return
+        answer, told = self._new_answer(), 0
+        steps = self._steps([example.prompt], [answer])
+        while not answer.done:
+            self._session.use(self._name)  # between two pieces another one may have been
+            next(steps)
+            text = answer.text().strip()
+            if len(text) > told:
+                yield text[told:]
+                told = len(text)
+
+    def _new_answer(self) -> Answer:
+        return Answer(self._session.base.tokenizer, self._generation, self._ends)
+
+    def _by_session(self, examples: Sequence[Example]) -> bool:
+        session = self._session
+        if session.ragged is None:
+            session.try_ragged(examples)
+        return bool(session.ragged) and self._generation.num_beams == 1 and session.can_write
+
+    def _steps(self, prompts: Sequence[Tokens], answers: Sequence[Answer]) -> Iterator[None]:
+        session = self._session
+        return write(session.base.model, prompts, answers, self._ends, session.max_batch_tokens, self._sampling)
+
+    def _leave_to_transformers(self, prompts: Sequence[Tokens], answers: Sequence[Answer]) -> None:
+        tokens = written_by_transformers(self._session.base, prompts, self._generation, self._ends, self._sampling)
+        both = zip(prompts, tokens, strict=True)
+        examples = [Example(tuple(prompt), (tuple(own),), 0, "prompt") for prompt, own in both]
+        # Read back for their likelihood: transformers would keep the logits of the whole vocabulary for every step.
+        scores = self._session.scores(self._name, examples)
+        for answer, own, log_likelihoods in zip(answers, tokens, scores, strict=True):
+            for token, log_likelihood in zip(own, log_likelihoods.tolist(), strict=True):
+                answer.add(token, log_likelihood)

@@ -1,0 +1,38 @@
+"""Files to predict may have a column in any form that training data may have it in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.usefixtures("_fresh_accelerate")
+def test_a_question_is_the_same_in_every_form(command: Any, tiny: Path, tmp_path: Path) -> None:
+    rows = [{"instruction": f"Name {number}", "output": "sun"} for number in range(12)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        "task: {type: text-generation, max_new_tokens: 8}\n"
+        f"base: {{source: {tiny}, quantization: none, dtype: float32, device: cpu}}\n"
+        f"data: {{source: {tmp_path}/train.jsonl, split: {{validation: 0.2, test: 0.3}}}}\n"
+        "adapter: {method: lora, r: 4}\n"
+        "training: {max_steps: 1}\n"
+        "output: {name: chat}\n",
+        encoding="utf-8",
+    )
+    assert command("train", "recipe.yaml").code == 0
+    forms: list[dict[str, Any]] = [
+        {"instruction": "Name it", "input": "sun"},
+        {"question": "Name it\nsun"},
+        {"messages": [{"role": "user", "content": "Name it\nsun"}]},
+        {"messages": [{"role": "user", "content": "Name it\nsun"}, {"role": "assistant", "content": "sun"}]},
+    ]
+    (tmp_path / "ask.jsonl").write_text("".join(json.dumps(row) + "\n" for row in forms), encoding="utf-8")
+    predicted = command("predict", "chat", "--input", "ask.jsonl", "--json").document["predictions"]
+    [plain] = command("predict", "chat", "Name it\nsun", "--json").document["predictions"]
+    assert [row["prediction"] for row in predicted] == [plain["prediction"]] * 4
+    (tmp_path / "bad.jsonl").write_text('{"question": "a"}\n{"question": ["b"]}\n', encoding="utf-8")
+    done = command("predict", "chat", "--input", "bad.jsonl")
+    assert "bad.jsonl:2: question must be text, not [" in done.err
