@@ -15,8 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pefttune import methods, store, tasks
-from pefttune.bases import Base, Fingerprint
+from pefttune import (  # bases first: it keeps bitsandbytes from fetching code, peft does not
+    bases,
+    methods,
+    store,
+    tasks,
+)
 from pefttune.batching import (
     Batch,
     Boundary,
@@ -68,7 +72,9 @@ class Session:
     the base, and whatever changes it, go one after another.
     """
 
-    def __init__(self, base: Base, max_batch_tokens: int | None = None, max_adapter_mib: float | None = None) -> None:
+    def __init__(
+        self, base: bases.Base, max_batch_tokens: int | None = None, max_adapter_mib: float | None = None
+    ) -> None:
         prepare(base.model)
         self.base = base
         self.causal = is_causal(base.model)
@@ -144,7 +150,7 @@ class Session:
         source = Source(folder, manifest["files"][methods.weights.WEIGHTS])
         if expected is not None and source != expected:
             raise AdapterError(f"{folder} holds other weights than when it was loaded; remove the adapter and load it")
-        trained_on = Fingerprint(**manifest["base"]["fingerprint"])
+        trained_on = bases.Fingerprint(**manifest["base"]["fingerprint"])
         if differences := self.base.fingerprint.differences(trained_on):
             raise AdapterError(
                 f"{manifest['name']} was trained on another base ({manifest['base']['source']}, "

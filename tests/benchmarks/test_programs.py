@@ -59,7 +59,7 @@ def test_padded_scores_are_those_of_each_row_alone(tmp_path: Path) -> None:
     gate.write_base(tmp_path)
     examples = [asdict(example) for example in gate.job_of(str(tmp_path), 0).examples]
     model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    found = padded_scores.scores(model, examples, batch_size=4)
+    found = padded_scores.scores(model, examples, batch_size=4, folders=[])
     for example, row in zip(examples, found, strict=True):
         for answer, score in zip(example["answers"], row, strict=True):
             ids = torch.tensor([example["prompt"] + answer])

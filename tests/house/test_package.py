@@ -85,6 +85,7 @@ def test_a_recipe_is_short_and_runs(path: Path, deep: Path, tmp_path: Path) -> N
         "base.source": deep,
         "base.device": "cpu",
         "training.max_steps": 2,
+        **({"task.max_new_tokens": 4} if hasattr(recipe.task, "max_new_tokens") else {}),
         "output.store": tmp_path / "adapters",
         "output.runs": tmp_path / "runs",
     }
@@ -94,21 +95,34 @@ def test_a_recipe_is_short_and_runs(path: Path, deep: Path, tmp_path: Path) -> N
 
 
 def write_rows_for(recipe: Any, path: Path, count: int = 45) -> dict[str, Path]:
-    """Rows with the recipe's columns and labels, all in one file and in one for each part."""
-    text, label = (recipe.data.columns.get(column, column) for column in ("text", "label"))
-    values: list[object] = list(recipe.task.labels or ("good", "bad"))
-    if bins := recipe.data.label_bins:
-        values = [inside(interval) for interval in bins.values()]
-    lines = [
-        json.dumps(
-            {text: f"text number {number} is {values[number % len(values)]}", label: values[number % len(values)]}
-        )
-        for number in range(count)
-    ]
+    """Rows with the recipe's columns, all in one file and in one for each part."""
+    renamed = recipe.data.columns
+    rows = [{renamed.get(key, key): value for key, value in row_for(recipe, number).items()} for number in range(count)]
+    lines = [json.dumps(row) for row in rows]
     parts = {"all": lines, "train": lines[::3], "validation": lines[1::3], "test": lines[2::3]}
     for part, own in parts.items():
         path.with_stem(part).write_text("\n".join(own), encoding="utf-8")
     return {part: path.with_stem(part) for part in parts}
+
+
+def row_for(recipe: Any, number: int) -> dict[str, Any]:
+    """A row that the recipe's task can learn."""
+    kind = recipe.task.type
+    if kind == "token-classification":
+        return {"tokens": ["in", f"Town{number}"], "tags": ["O", f"B-{(recipe.task.labels or ('LOC',))[0]}"]}
+    if kind == "question-answering":
+        answer = {"text": [f"Town {number}"], "answer_start": [3]}
+        return {"question": "Where is it?", "context": f"in Town {number}.", "answers": answer}
+    if kind == "summarization":
+        return {"document": f"It is in Town {number}, they say.", "summary": f"Town {number}."}
+    if kind == "text-generation":
+        answer = f"{recipe.task.answer_after or ''} {number}"
+        return {"messages": [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": answer}]}
+    values: list[object] = list(recipe.task.labels or ("good", "bad"))
+    if bins := recipe.data.label_bins:
+        values = [inside(interval) for interval in bins.values()]
+    value = values[number % len(values)]
+    return {"text": f"text number {number} is {value}", "label": value}
 
 
 def inside(interval: Any) -> float:

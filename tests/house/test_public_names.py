@@ -100,6 +100,8 @@ PUBLIC = {
     "pefttune.batching": {
         "Batch",
         "Boundary",
+        "RUNS_NOT",
+        "agrees",
         "disagreement",
         "evaluation_batches",
         "hidden_rows",

@@ -181,7 +181,7 @@ def test_a_removed_adapter_is_gone_and_the_others_stay(session: Session, adapted
 
 def test_a_name_is_taken_once(session: Session, adapted: Any, finished: Any) -> None:
     adapted(session, "a")
-    with pytest.raises(AdapterError, match="already holds an adapter 'a'; remove it first"):
+    with pytest.raises(AdapterError, match="already holds another adapter 'a'; remove it first"):
         session.load(finished().run.folder, name="a")
     layers = [module for module in session.base.model.modules() if isinstance(module, LoraLinear)]
     assert {len(layer.lora_A) for layer in layers} == {1}, "the refused adapter is still on the base"
