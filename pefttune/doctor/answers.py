@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pefttune.data import Example
 from pefttune.doctor.case import PARTS, Aligns, Case, share
 from pefttune.doctor.finding import Finding, found
+from pefttune.doctor.prompts import rendered
 
 UNLABELLED = -100  # the class of a mark that is not known (`Example.marks`)
 LONG_LABEL = 6  # tokens, from where words for labels cost more than they are worth
+ALIGNED = 1000  # rows of a part whose spans are tried, for each is tokenized once more
 END_WITHIN = 2  # tokens: some chat templates write a line break after the end of a turn
 
 
@@ -57,7 +59,8 @@ def check_template_end(case: Case) -> Iterator[Finding]:
     if not answer or not tokenizer.chat_template:
         return
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ANSWER"}]
-    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("ANSWER")[2].strip()
+    _, there, after = rendered(tokenizer, turns).rpartition("ANSWER")
+    after = after.strip() if there else ""
     first = tokenizer(after, add_special_tokens=False)["input_ids"][:1]
     if first and first[0] not in answer[-END_WITHIN:]:
         ours, theirs = tokenizer.convert_ids_to_tokens([answer[-1], first[0]])
@@ -91,8 +94,10 @@ def check_alignment(case: Case) -> Iterator[Finding]:
     if not isinstance(case.encoder, Aligns):
         return
     for part, rows in case.rows.items():
-        spans = [(row.origin, span) for row in rows for span in case.encoder.misaligned(row)]
+        tried = rows[:ALIGNED]
+        spans = [(row.origin, span) for row in tried for span in case.encoder.misaligned(row)]
         if spans:
-            told = f"{len(spans):,} spans in {PARTS[part]} rows begin or end inside a token and cannot be hit exactly"
+            told = f"{len(spans):,} spans in {len(tried):,} {PARTS[part]} rows tried begin or end inside a token and "
+            told += "cannot be hit exactly"
             mend = "Do they stand a character off? Else it is the tokenizer, and a limit of this base."
             yield found("misaligned", "warning", told, mend, [f"{origin} {span!r}" for origin, span in spans])

@@ -17,7 +17,7 @@ UNKNOWN = 0.01  # of the tokens, from where too much of the text is not read
 def check_begin(case: Case) -> Iterator[Finding]:
     """A begin token twice: once by the chat template, once by the tokenizer."""
     begins = {case.tokenizer.bos_token_id, case.tokenizer.cls_token_id} - {None}
-    twice = [each for each in case.train if each.prompt[0] in begins and each.prompt[:1] == each.prompt[1:2]]
+    twice = [each for each in case.train if len(each.prompt) > 1 and each.prompt[0] == each.prompt[1] in begins]
     if twice:
         token = case.tokenizer.convert_ids_to_tokens(twice[0].prompt[0])
         told = f"{share(len(twice), len(case.train))} prompts begin with {token} twice, which no base was trained on"
@@ -31,16 +31,18 @@ def check_same_prompt(case: Case) -> Iterator[Finding]:
     if set(task.inputs) == set(task.columns):  # the answer is a part of the input, as in a conversation
         return
     rows = case.rows[TRAIN][:TRIED]
-    bare = [Row({column: row.values[column] for column in task.inputs}, row.origin) for row in rows]
     differ = [
-        row.origin
-        for row, without in zip(rows, bare, strict=True)
-        if not _prompts(case.encoder(row)) <= _prompts(case.encoder(without))
+        row.origin for row in rows if not _prompts(case.encoder(row)) <= _prompts(case.encoder(_asked(case, row)))
     ]
     if differ:
         told = f"{share(len(differ), len(rows))} rows tried are read otherwise in training than at inference"
         mend = "Does the answer stand in the prompt? Please report this with the recipe."
         yield found("prompt-differs", "error", told, mend, differ)
+
+
+def _asked(case: Case, row: Row) -> Row:
+    """The row as it is at inference, without its answer."""
+    return Row({column: row.values[column] for column in case.task.inputs}, row.origin)
 
 
 def _prompts(encoded: Sequence[Example]) -> set[tuple[int, ...]]:
@@ -56,13 +58,21 @@ def check_template(case: Case) -> Iterator[Finding]:
         mend = "For a plain base this is right; to an instruct base give the tokenizer that has its chat_template."
         yield found("no-template", "warning", "the base has no chat template, so the prompt is plain text", mend)
         return
-    opened, plain = (
-        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=opening)
-        for opening in (True, False)
-    )
+    turn = [{"role": "user", "content": "x"}]
+    opened, plain = (rendered(tokenizer, turn, add_generation_prompt=opening) for opening in (True, False))
     if opened == plain:
         told = "the base's chat template writes nothing where an answer begins (no generation prompt)"
         yield found("no-generation-prompt", "note", told)
+
+
+def rendered(tokenizer: Any, turns: Sequence[Mapping[str, str]], **options: bool) -> str:
+    """The conversation in the base's chat template; nothing where it refuses such a conversation."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
+    except TemplateError:
+        return ""
 
 
 def check_special_strings(case: Case) -> Iterator[Finding]:
@@ -86,13 +96,14 @@ def _whole(case: Case, row: Row) -> str:
 
 def _breaks_out(case: Case, row: Row, specials: re.Pattern[str]) -> bool:
     """Whether the row's prompts have other special tokens than those of the row without the words for them."""
-    plain = Row({column: _without(value, specials) for column, value in row.values.items()}, row.origin)
+    asked = _asked(case, row)
+    plain = Row({column: _without(value, specials) for column, value in asked.values.items()}, row.origin)
     ids = set(case.tokenizer.all_special_ids) - {case.tokenizer.unk_token_id}
 
     def special_tokens(one: Row) -> set[tuple[int, ...]]:
         return {tuple(token for token in example.prompt if token in ids) for example in case.encoder(one)}
 
-    return special_tokens(row) != special_tokens(plain)
+    return special_tokens(asked) != special_tokens(plain)
 
 
 def _without(value: Any, specials: re.Pattern[str]) -> Any:
@@ -113,7 +124,7 @@ def check_unknown(case: Case) -> Iterator[Finding]:
     counts = [each.prompt.count(unknown) for each in examples]
     of = sum(len(each.prompt) for each in examples)
     if sum(counts) > UNKNOWN * of:
-        worst = sorted(range(len(examples)), key=lambda i: -counts[i] / len(examples[i].prompt))
+        worst = sorted(range(len(examples)), key=lambda i: -counts[i] / max(1, len(examples[i].prompt)))
         told = f"{share(sum(counts), of)} tokens are unknown to the base's tokenizer ({sum(counts) / of:.1%})"
         mend = "A base of the texts' language or alphabet would read them."
         yield found("unknown-tokens", "warning", told, mend, [examples[i].origin for i in worst if counts[i]])

@@ -42,6 +42,13 @@ def test_answers_that_are_cut(case_of: Any, only: Any) -> None:
     assert finding.what == "1 of 4 training answers are cut: they go without their end (<|end|>)"
 
 
+def test_an_end_in_the_middle_is_none(case_of: Any, only: Any) -> None:
+    def two_turns(example: Example) -> Example:
+        return dataclasses.replace(example, answers=tuple((*answer, *answer[:-1]) for answer in example.answers))
+
+    assert only(check_end, case_of(changed=two_turns)).check == "no-end"
+
+
 def test_a_line_break_after_the_end_is_fine(case_of: Any, tokenizer: Any) -> None:
     [line_break] = tokenizer("\n", add_special_tokens=False)["input_ids"]
 
@@ -82,6 +89,15 @@ def test_a_turn_that_ends_otherwise_than_answers(case_of: Any, new_tokenizer: An
     finding = only(check_template_end, case_of(tokenizer=AutoTokenizer.from_pretrained(tmp_path)))
     assert (finding.check, finding.level) == ("other-end", "note")
     assert "are trained to end with <|end|>, but the base's chat template ends a turn with <pad>" in finding.what
+
+
+def test_a_template_that_refuses_the_conversation(case_of: Any, new_tokenizer: Any, tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('no assistant') }}{% endif %}"
+        "<|{{ m['role'] }}|>{{ m['content'] }}<pad>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    new_tokenizer(tmp_path, template)
+    assert list(check_template_end(case_of(tokenizer=AutoTokenizer.from_pretrained(tmp_path)))) == []
 
 
 @pytest.mark.parametrize(
