@@ -11,6 +11,7 @@ from pefttune.doctor.finding import Finding, found
 from pefttune.doctor.prompts import rendered
 
 LONG_LABEL = 6  # tokens, from where words for labels cost more than they are worth
+ALIGNED = 1000  # rows of a part whose spans are tried, for each is tokenized once more
 END_WITHIN = 2  # tokens: some chat templates write a line break after the end of a turn
 
 
@@ -92,8 +93,10 @@ def check_alignment(case: Case) -> Iterator[Finding]:
     if not isinstance(case.encoder, Aligns):
         return
     for part, rows in case.rows.items():
-        spans = [(row.origin, span) for row in rows for span in case.encoder.misaligned(row)]
+        tried = rows[:ALIGNED]
+        spans = [(row.origin, span) for row in tried for span in case.encoder.misaligned(row)]
         if spans:
-            told = f"{len(spans):,} spans in {PARTS[part]} rows begin or end inside a token and cannot be hit exactly"
+            told = f"{len(spans):,} spans in {len(tried):,} {PARTS[part]} rows tried begin or end inside a token and "
+            told += "cannot be hit exactly"
             mend = "Do they stand a character off? Else it is the tokenizer, and a limit of this base."
             yield found("misaligned", "warning", told, mend, [f"{origin} {span!r}" for origin, span in spans])
