@@ -84,6 +84,7 @@ def test_a_recipe_is_short_and_runs(path: Path, deep: Path, tmp_path: Path) -> N
         **sources,
         "base.source": deep,
         "base.device": "cpu",
+        "data.config_name": "null",
         "training.max_steps": 2,
         "output.store": tmp_path / "adapters",
         "output.runs": tmp_path / "runs",
@@ -94,21 +95,30 @@ def test_a_recipe_is_short_and_runs(path: Path, deep: Path, tmp_path: Path) -> N
 
 
 def write_rows_for(recipe: Any, path: Path, count: int = 45) -> dict[str, Path]:
-    """Rows with the recipe's columns and labels, all in one file and in one for each part."""
-    text, label = (recipe.data.columns.get(column, column) for column in ("text", "label"))
-    values: list[object] = list(recipe.task.labels or ("good", "bad"))
-    if bins := recipe.data.label_bins:
-        values = [inside(interval) for interval in bins.values()]
-    lines = [
-        json.dumps(
-            {text: f"text number {number} is {values[number % len(values)]}", label: values[number % len(values)]}
-        )
-        for number in range(count)
-    ]
+    """Rows for the recipe, all in one file and in one for each part."""
+    lines = [json.dumps(row_for(recipe, number)) for number in range(count)]
     parts = {"all": lines, "train": lines[::3], "validation": lines[1::3], "test": lines[2::3]}
     for part, own in parts.items():
         path.with_stem(part).write_text("\n".join(own), encoding="utf-8")
     return {part: path.with_stem(part) for part in parts}
+
+
+def row_for(recipe: Any, number: int) -> dict[str, Any]:
+    """A row with the recipe's columns and labels."""
+    task, renamed = recipe.task, recipe.data.columns
+    if task.type == "summarization":
+        return {
+            renamed.get("document", "document"): f"A long text. It is number {number}.",
+            renamed.get("summary", "summary"): [f"Text {number}."],
+        }
+    if task.type == "text-generation":
+        return {"question": f"Number {number}?", "answer": f"Yes. {task.answer_after or ''} {number}"}
+    values: list[object] = list(task.labels or ("good", "bad"))
+    if bins := recipe.data.label_bins:
+        values = [inside(interval) for interval in bins.values()]
+    value = values[number % len(values)]
+    text, label = (renamed.get(column, column) for column in ("text", "label"))
+    return {text: f"text number {number} is {value}", label: value}
 
 
 def inside(interval: Any) -> float:
