@@ -88,7 +88,7 @@ def test_a_run_is_watched_by_likelihood_compared_by_what_is_written_and_proved(
 def test_the_loss_of_a_conversation_is_the_same_padded_and_ragged(base_of: Any) -> None:
     import torch
 
-    from pefttune import tasks
+    from pefttune import evaluation, tasks
     from pefttune.data import Row
     from pefttune.inference import Session
     from pefttune.recipe import schema
@@ -119,6 +119,9 @@ def test_the_loss_of_a_conversation_is_the_same_padded_and_ragged(base_of: Any) 
     for one, other in zip(*scores, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert losses[0] == pytest.approx(-float(torch.cat(scores[0]).sum()), rel=1e-5)
+    watched = evaluation.watch(session, "a", rows, [loaded.encoder(row) for row in rows])
+    mean = float(torch.cat(scores[1]).double().mean())
+    assert watched == {"log_likelihood": pytest.approx(mean), "perplexity": pytest.approx(np.exp(-mean))}
     ids = torch.tensor([[*examples[0].prompt, *examples[0].answers[0]]])
     plain = session.base.model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
     learned = [position for position, _ in examples[0].marks]

@@ -1,6 +1,7 @@
 """The session: one resident base, many adapters."""
 
 from pefttune.inference.features import POOLINGS, Features, extract
+from pefttune.inference.generation import Sampling
 from pefttune.inference.loaded import Loaded
 from pefttune.inference.opening import load_base_of, open_session
 from pefttune.inference.session import BASE_ITSELF, Session
@@ -10,6 +11,7 @@ __all__ = [
     "POOLINGS",
     "Features",
     "Loaded",
+    "Sampling",
     "Session",
     "extract",
     "load_base_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ def test_a_question_is_the_same_in_every_form(command: Any, tiny: Path, tmp_path
         "output: {name: chat}\n",
         encoding="utf-8",
     )
-    assert command("train", "recipe.yaml").code == 0
+    done = command("train", "recipe.yaml")
+    assert done.code == 0
+    assert re.search(r"^validation after step 1: log_likelihood -\d\.\d{3}$", done.err, re.M), "no share, no percent"
+    assert "writing with adapter" in done.err
     forms: list[dict[str, Any]] = [
         {"instruction": "Name it", "input": "sun"},
         {"question": "Name it\nsun"},

@@ -78,14 +78,17 @@ def test_a_recipe_is_short_and_runs(path: Path, deep: Path, tmp_path: Path) -> N
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
     assert recipe.output.name == path.stem
     rows = write_rows_for(recipe, tmp_path / "rows.jsonl")
-    sources = {f"data.{part}": rows[part] for part in ("train", "validation", "test") if getattr(recipe.data, part)}
+    own = {f"data.{part}": rows[part] for part in ("train", "validation", "test") if getattr(recipe.data, part)}
+    source = "null" if recipe.data.train else rows["all"]
     changes = {
-        **({"data.source": rows["all"]} if recipe.data.source else {}),
-        **sources,
+        **own,
+        "data.source": source,
+        "data.config_name": "null",
+        "data.revision": "null",
         "base.source": deep,
         "base.device": "cpu",
         "training.max_steps": 2,
-        **({"task.max_new_tokens": 4} if hasattr(recipe.task, "max_new_tokens") else {}),
+        **({"task.max_new_tokens": 24} if hasattr(recipe.task, "max_new_tokens") else {}),
         "output.store": tmp_path / "adapters",
         "output.runs": tmp_path / "runs",
     }

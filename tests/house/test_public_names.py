@@ -151,6 +151,7 @@ PUBLIC = {
         "Features",
         "Loaded",
         "POOLINGS",
+        "Sampling",
         "Session",
         "extract",
         "load_base_of",
