@@ -14,7 +14,6 @@ TEMPLATE = "card.md.jinja"
 AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
 """transformers' class for a base with a head, by PEFT's name of the task."""
 
@@ -33,7 +32,8 @@ def render_card(manifest: dict[str, Any]) -> str:
         labels=manifest["labels"],
         prompt=manifest["prompt"],
         example=_example(manifest["inputs"]),
-        auto_class=head and AUTO_CLASSES[head["task_type"]],
+        auto_class=AUTO_CLASSES[head["task_type"]] if head and head["plain"] else None,
+        own_head=bool(head) and not head["plain"],
         outputs=head and head["outputs"],
         method=recipe["adapter"]["method"],
         parameters=manifest["parameters"],

@@ -34,7 +34,7 @@ def describe(
         "labels": list(loaded.task.labels),
         "inputs": list(loaded.task.inputs),
         "prompt": loaded.encoder.render(),
-        "head": _head(loaded),
+        "head": _head(loaded, base),
         "base": describe_base(base, recipe),
         "data": asdict(report),
         "parameters": sum(parameter.numel() for parameter in loaded.parameters.values()),
@@ -45,10 +45,15 @@ def describe(
     }
 
 
-def _head(loaded: Loaded) -> dict[str, Any] | None:
-    """What kind of head the adapter has, in PEFT's words, and how many outputs."""
+def _head(loaded: Loaded, base: Base) -> dict[str, Any] | None:
+    """What kind of head the adapter has, in PEFT's words, how many outputs, and whether transformers' class for it has
+    just this head: so it is for decoders and BERT; RoBERTa and others put more layers before theirs."""
     head = loaded.head
-    return None if head is None else {"task_type": head.task_type, "outputs": head.linear.out_features}
+    if head is None:
+        return None
+    same = base.model.get_output_embeddings() is not None or base.model.config.model_type == "bert"
+    plain = same and head.task_type in ("SEQ_CLS", "TOKEN_CLS")
+    return {"task_type": head.task_type, "outputs": head.linear.out_features, "plain": plain}
 
 
 def describe_base(base: Base, recipe: Recipe) -> dict[str, Any]:
