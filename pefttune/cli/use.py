@@ -107,8 +107,9 @@ def _text_rows(texts: list[str], inputs: list[str]) -> Rows:
     if len(inputs) == 1:
         rows = [{inputs[0]: text} for text in texts]
     else:
-        rows = [dict(text.split("=", 1) for text in texts if "=" in text)]
-        if sorted(rows[0]) != sorted(inputs):
+        pairs = [text.partition("=")[::2] for text in texts]
+        rows = [dict(pairs)]
+        if sorted(column for column, _ in pairs) != sorted(inputs):
             raise InputError("this adapter reads several columns: give " + " ".join(f'{key}="…"' for key in inputs))
     for number, values in enumerate(rows, start=1):
         yield values, Row(values, f"text {number}")
@@ -142,7 +143,10 @@ def _file_rows(file: Path, columns: dict[str, str]) -> Rows:
 def _predictions(session: Session, rows: Rows) -> Iterator[tuple[Row, dict[str, Any], Prediction]]:
     ahead, behind = tee(rows)  # the session reads a few hundred rows ahead, to batch texts of like length
     for (values, row), prediction in zip(behind, session.predict(row for _, row in ahead), strict=True):
-        yield row, {**values, **prediction.columns()}, prediction
+        own = prediction.columns()
+        if taken := [column for column in own if column in values]:
+            raise DataError(f"{row.origin}: the column {taken[0]!r} would be overwritten; rename it")
+        yield row, {**values, **own}, prediction
 
 
 def evaluate(

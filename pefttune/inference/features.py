@@ -34,9 +34,11 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
 def extract(session: Session, rows: Iterable[Row], pooling: str, max_length: int) -> Iterator[Features]:
     """The features of each row's `text` by the base itself, without any adapter; rows are streamed.
 
-    Texts are cut at `max_length` tokens. Raises KeyError for a pooling that is not among `POOLINGS`.
+    Texts are cut at `max_length` tokens. Raises DataError when the base has no positions for so many, KeyError for a
+    pooling that is not among `POOLINGS`.
     """
     pool, tokenizer = POOLINGS[pooling], session.base.tokenizer
+    session.check_length(max_length, "--max-length")
     encoder = HeadEncoder(tokenizer, lambda row: (UNKNOWN,), max_length, causal=session.causal)
     rows = iter(rows)
     while chunk := [_all_marked(encoder(row)[0]) for row in islice(rows, ROWS_AT_ONCE)]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, islice, repeat
@@ -140,7 +141,8 @@ class Session:
             return self._shelf.add(name, self._attached(saved), saved.source)
 
     def load_in_background(self, folder: Path | str, name: str | None = None) -> Future[Loaded]:
-        """As `load`, on another thread: files are read and checked while the session goes on predicting."""
+        """As `load`, on another thread, beside predictions: files are hashed meanwhile, and only what is attached waits
+        for the pass that is under way."""
         return self._reader.submit(self.load, folder, name)
 
     def _checked(self, folder: Path, expected: Source | None = None) -> Saved:
@@ -181,17 +183,23 @@ class Session:
         loaded.train(False)
         return loaded
 
-    def encoder(self, task: tasks.Task, max_length: int) -> tasks.Encoder:
-        """What turns rows of the task into examples for this base. Raises BaseError or DataError."""
+    def check_length(self, max_length: int, called: str) -> None:
+        """Raise DataError, with what the limit is called, when the base has no positions for so many tokens."""
         positions = _positions(self.base.model)
         if positions is not None and max_length > positions:
-            raise DataError(f"data.max_length: {max_length} tokens are more than this base reads; it has {positions}")
+            raise DataError(f"{called}: {max_length} tokens are more than this base reads; it has {positions}")
+
+    def encoder(self, task: tasks.Task, max_length: int) -> tasks.Encoder:
+        """What turns rows of the task into examples for this base. Raises BaseError or DataError."""
+        self.check_length(max_length, "data.max_length")
         return task.encoder(self.base.tokenizer, max_length, causal=self.causal)
 
     def remove(self, name: str) -> None:
         """Take an adapter off the base and forget it."""
         with self._lock:
             self._shelf.remove(name)
+            if BASE_ITSELF + name in self.names:
+                self._shelf.remove(BASE_ITSELF + name)
             self._active = None if self._active == name else self._active
 
     def use(self, name: str) -> Loaded:
@@ -201,6 +209,13 @@ class Session:
             methods.activate(self.base.model, loaded.adapter)
             self._active = name
             return loaded
+
+    @contextmanager
+    def passing(self, name: str) -> Iterator[None]:
+        """`name` is in use, and nobody else passes through the base or changes it, until the block ends."""
+        with self._lock:
+            self.use(name)
+            yield
 
     def predict(self, rows: Iterable[AnyRow], adapter: str | Sequence[str] | None = None) -> Iterator[tasks.Prediction]:
         """A prediction for each row, in order; rows are streamed.

@@ -36,12 +36,14 @@ class Writer:
         by_session, done = self._by_session(examples), 0
         for indices in groups(prompts, self._session.base.model, self._generation):
             together, own = [prompts[i] for i in indices], [answers[i] for i in indices]
-            self._session.use(self._name)
             if by_session:
-                for _ in self._steps(together, own):
+                steps = self._steps(together, own)
+                while not all(answer.done for answer in own):
+                    self._next(steps)
                     progress(done + sum(answer.done for answer in own))
             else:
-                self._leave_to_transformers(together, own)
+                with self._session.passing(self._name):
+                    self._leave_to_transformers(together, own)
             progress(done := done + len(own))
         return [answer.writing() for answer in answers]
 
@@ -53,12 +55,16 @@ class Writer:
         answer, told = self._new_answer(), 0
         steps = self._steps([example.prompt], [answer])
         while not answer.done:
-            self._session.use(self._name)  # between two pieces another one may have been
-            next(steps)
+            self._next(steps)
             text = answer.text().strip()
             if len(text) > told:
                 yield text[told:]
                 told = len(text)
+
+    def _next(self, steps: Iterator[None]) -> None:
+        """One step; before it another adapter may have been in use."""
+        with self._session.passing(self._name):
+            next(steps)
 
     def _new_answer(self) -> Answer:
         return Answer(self._session.base.tokenizer, self._generation, self._ends)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from pefttune import tasks
 from pefttune.data import Row
-from pefttune.errors import StorageError
+from pefttune.errors import BaseError, DataError, StorageError
 from pefttune.pipeline.encoding import encode, flat, try_ragged
-from pefttune.pipeline.telling import counter
+from pefttune.pipeline.telling import counter, tell
 from pefttune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -23,11 +23,26 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 
 
-def add_zero_shot(session: Session, task: tasks.Task, recipe: Recipe) -> None:
-    """Put the base itself into the session, asked to do the task, where it can be: an encoder cannot. Raises BaseError
-    or DataError where its tokenizer cannot serve."""
-    if session.causal and task.zero_shot() is not None:
+def add_zero_shot(session: Session, task: tasks.Task, recipe: Recipe, notify: Notify) -> None:
+    """Put the base itself into the session, asked to do the task, where it can be: an encoder cannot.
+
+    Raises BaseError or DataError where its tokenizer cannot serve; a task that asks in another form goes on without, after
+    a notice.
+    """
+    asked = task.zero_shot()
+    if not session.causal or asked is None:
+        return
+    try:
         session.add_zero_shot(recipe.output.name, task, recipe.data.max_length)
+    except (BaseError, DataError) as error:
+        if asked_alike(asked, task):
+            raise
+        tell(notify, f"the base is not asked zero-shot: {error}")
+
+
+def asked_alike(asked: tasks.Task, task: tasks.Task) -> bool:
+    """Whether a task is asked zero-shot by the prompt that it is trained on."""
+    return getattr(asked, "approach", None) == getattr(task, "approach", None)
 
 
 def score(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pefttune import tasks
-from pefttune.data import Example, Row
+from pefttune.data import UNKNOWN, Example, Row
 from pefttune.errors import DataError
 from pefttune.pipeline.telling import first_of, tell
 from pefttune.recipe import Recipe
@@ -21,7 +21,7 @@ def encode(
 ) -> list[tasks.Encoded]:
     """The examples of each row. Texts that do not fit `max_length` are counted and told, or a DataError if so asked."""
     encoded = [encoder(row) for row in rows]
-    long = [each[0].origin for each in encoded if each[0].truncated]
+    long = [each[0].origin for each in encoded if _truncated(each)]
     if not long:
         return encoded
     told = f"{len(long)} of {len(rows)} {what} rows do not fit data.max_length = {recipe.data.max_length} tokens"
@@ -29,10 +29,19 @@ def encode(
         raise DataError(f"{told}: {first_of(long)}. Raise the limit, or set data.too_long to truncate or drop")
     dropped = recipe.data.too_long == "drop" and what == "training"
     tell(notify, f"{told}; they {'are dropped' if dropped else 'lose their end'}: {first_of(long)}")
-    kept = [each for each in encoded if not (dropped and each[0].truncated)]
+    kept = [each for each in encoded if not (dropped and _truncated(each))]
     if not kept:
         raise DataError(f"{told}, so none is left to train on. Raise the limit, or set data.too_long to truncate")
     return kept
+
+
+def _truncated(encoded: tasks.Encoded) -> bool:
+    return any(example.truncated for example in encoded)
+
+
+def teaches(example: Example) -> bool:
+    """Whether anything of it is known to learn from: in some windows of a long text nothing is."""
+    return bool(example.answers) or any(target != UNKNOWN for _, target in example.marks)
 
 
 def flat(encoded: Sequence[tasks.Encoded]) -> list[Example]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttune import data, store, tasks
 from pefttune.data import Row
-from pefttune.errors import DataError
+from pefttune.errors import DataError, PefttuneError
 from pefttune.pipeline.comparing import add_zero_shot, compare, score
 from pefttune.pipeline.telling import tell
 from pefttune.recipe import Recipe, recipe_from_mapping
@@ -36,14 +36,24 @@ def evaluate(
     if source is None:
         train, test = _rows_of_the_training(manifest, recipe, task, notify)
     else:
-        train = test = data.load_file(source, recipe.data, task.columns, task.check)
+        test = data.load_file(source, recipe.data, task.columns, task.check)
+        train = _known_rows(recipe, task, test, notify)
 
     from pefttune.inference import open_session
 
     session = open_session(name, store_folder, base_source)
-    add_zero_shot(session, task, recipe)
+    add_zero_shot(session, task, recipe, notify)
     adapter, others = score(session, name, recipe, train, test, notify)
     return compare(session[name].task, adapter, others, recipe, notify)
+
+
+def _known_rows(recipe: Recipe, task: tasks.Task, test: Sequence[Row], notify: Notify) -> Sequence[Row]:
+    """What the baseline may know: the training rows where they can be read, else the very rows it is judged on."""
+    try:
+        return data.load(recipe.data, task.columns, task.inputs, task.check).train
+    except PefttuneError:
+        tell(notify, "the training rows cannot be read here, so the baseline is made of the rows it is judged on")
+        return test
 
 
 def _rows_of_the_training(

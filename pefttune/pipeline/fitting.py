@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pefttune import tasks
 from pefttune.data import Example, Row
 from pefttune.pipeline.beginning import Line
-from pefttune.pipeline.encoding import encode, flat, tell_long, try_ragged
+from pefttune.pipeline.encoding import encode, flat, teaches, tell_long, try_ragged
 from pefttune.pipeline.examining import check
 from pefttune.pipeline.telling import counter, tell
 
@@ -65,6 +65,7 @@ def _encoded(session: Session, line: Line) -> tuple[list[Example], list[tasks.En
     if line.recipe.data.too_long == "error":  # said of test rows now, not when the training is over
         encoded(line.rows.test, "test")
     check(session, line, train, flat(validation))
+    train = [example for example in train if teaches(example)]
     try_ragged(session, train, line.notify)
     tell_long(session, train, line.notify)
     return train, validation

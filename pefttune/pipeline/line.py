@@ -80,7 +80,7 @@ def _opened(lines: Sequence[Line]) -> Session:
     for line in lines:
         told = publishing.describe_base(base, line.recipe)
         line.notify({"event": "base", **told, "dtype_reason": base.dtype_reason, "dense": base.dense})
-        add_zero_shot(session, line.task, line.recipe)
+        add_zero_shot(session, line.task, line.recipe, line.notify)
         attach(session, line)
     return session
 

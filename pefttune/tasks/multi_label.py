@@ -89,7 +89,10 @@ class MultiLabel:
         for row in held_out:
             if strange := [label for label in row.values["label"] if label not in seen]:
                 raise DataError(f"{row.origin}: label {strange[0]!r} stands in no training row")
-        return self.with_labels(self.labels or sorted(seen))
+        labels = self.labels or sorted(seen)
+        if len(labels) < 2:
+            raise DataError(f"there is only the label {labels[0]!r}: name it and its absence, as two single labels")
+        return self.with_labels(labels)
 
     def with_labels(self, labels: Sequence[str]) -> MultiLabel:
         """The task with the labels that an adapter was trained on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +51,8 @@ class Window(Example):
 
 
 class WordEncoder:
-    """Words with a space between, read as one text. A word is read off its first token by an encoder, and off its last
+    """Words with a space between, read as one text; by a decoder, whose tokens see only what stands before them, twice,
+    and the second copy is marked. A word is read off its first token by an encoder, and off its last
     one by a decoder, which alone has seen all of it."""
 
     def __init__(self, tokenizer: Any, kinds: Sequence[str], max_length: int, stride: int, *, causal: bool) -> None:
@@ -64,10 +64,9 @@ class WordEncoder:
         self._tokenizer, self._causal, self._stride = tokenizer, causal, stride
         self._classes = {tag: index for index, tag in enumerate(classes_of(kinds))}
         self._before, self._after = special_tokens_around(tokenizer)
-        self._mode = os.environ.get("NER_MODE", "twice" if causal else "once")
-        self._between = text_tokens(tokenizer, SEPARATOR) if self._mode == "twice" else ()
+        self._between = text_tokens(tokenizer, SEPARATOR) if causal else ()
         self._room = max_length - len(self._before) - len(self._after)
-        if self._mode == "twice":
+        if causal:
             self._room = (self._room - len(self._between)) // 2
         if self._room <= stride:
             raise DataError(
@@ -82,7 +81,7 @@ class WordEncoder:
         windows = []
         for window, own in self._windows(len(ids)):
             part = ids[window.start : window.stop]
-            lead = (*self._before, *part, *self._between) if self._mode == "twice" else self._before
+            lead = (*self._before, *part, *self._between) if self._causal else self._before
             inside = [word for word, place in read_at.items() if place in own]
             classes = [UNKNOWN if tags is None else self._classes[tags[word]] for word in inside]
             places = [len(lead) + read_at[word] - window.start for word in inside]

@@ -52,7 +52,7 @@ def add_base(session: Session) -> None:
     from pefttune.inference import Loaded
 
     task = tasks.get(sections.Summarization(type="summarization", max_new_tokens=12))
-    session.add("base", Loaded(task, session.encoder(task, 256)))
+    session.add("base", Loaded(task, session.encoder(task, 256), 256))
 
 
 def examples(session: Session, name: str = "a", documents: list[str] = DOCUMENTS) -> list[Any]:

@@ -82,3 +82,11 @@ def test_predicting_keeps_no_gradients(session: Session) -> None:
     parameters = [p for name in session.names for p in session[name].parameters.values()]
     assert all(p.grad is None and not p.requires_grad for p in parameters)
     assert torch.is_grad_enabled()
+
+
+def test_the_base_asked_for_an_adapter_goes_with_it(session: Session, adapted: Any) -> None:
+    before = [p.probabilities.keys() for p in session.predict(TEXTS, "base:words")]
+    session.remove("words")
+    assert "base:words" not in session.names
+    adapted(session, "words", labels=("other", "names"))
+    assert [p.probabilities.keys() for p in session.predict(TEXTS, "base:words")] != before

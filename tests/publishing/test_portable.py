@@ -190,7 +190,7 @@ def test_the_manifest_says_how_to_repeat_and_judge_it(finished: Any) -> None:
     assert manifest["recipe"]["training"]["learning_rate"] == 1e-2
     assert (manifest["labels"], manifest["inputs"]) == (["bad", "good"], ["text"])
     assert manifest["head"] is None
-    assert finished("head").run.manifest["head"] == {"task_type": "SEQ_CLS", "outputs": 2}
+    assert finished("head").run.manifest["head"] == {"task_type": "SEQ_CLS", "outputs": 2, "plain": True}
     assert manifest["base"]["dtype"] == "float32"
     assert set(manifest["data"]["fingerprints"]) == {"train", "validation", "test"}
     assert set(manifest["files"]) == set(FILES) - {"pefttune.json"}

@@ -76,6 +76,8 @@ def test_nothing_to_learn_is_told(many: tasks.Task, number: tasks.Task) -> None:
         many.with_labels_of([Row({"text": "x", "label": []}, "1")], [])
     with pytest.raises(DataError, match="f:2: label 'red' stands in no training row"):
         many.with_labels_of([Row({"label": ["blue"]}, "f:1")], [Row({"label": ["red"]}, "f:2")])
+    with pytest.raises(DataError, match="there is only the label 'blue'"):
+        task_of("multi_label_classification").with_labels_of([Row({"label": ["blue"]}, "f:1")], [])
     with pytest.raises(DataError, match="every training row has the label 2: there is nothing to learn"):
         number.with_labels_of([Row({"label": 2.0}, "1")] * 3, [])
 
