@@ -26,8 +26,8 @@ REPORT = "report.html"
 def add_zero_shot(session: Session, task: tasks.Task, recipe: Recipe, notify: Notify) -> None:
     """Put the base itself into the session, asked to do the task, where it can be: an encoder cannot.
 
-    Raises BaseError or DataError where its tokenizer cannot serve; a task that asks in another form goes on without, after
-    a notice.
+    Raises BaseError or DataError where its tokenizer cannot serve; a task that asks in another form goes on without,
+    after a notice.
     """
     asked = task.zero_shot()
     if not session.causal or asked is None:
