@@ -45,7 +45,7 @@ def session() -> Session:
     torch.manual_seed(0)
     for name, (keys, labels) in HEADS.items():
         task = tasks.get(KINDS[keys["type"]](**keys)).with_labels(labels)
-        loaded = session.add(name, session.attach(task, schema.Lora(method="lora", r=4), 256))
+        loaded = session.add(name, session.attach(task, schema.Lora(method="lora", r=4), 512))
         for parameter in loaded.parameters.values():
             parameter.data.normal_(std=0.05)
     return session

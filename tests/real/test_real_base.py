@@ -80,7 +80,7 @@ def test_label_scores_are_those_of_plain_transformers(base_as: Any, film_rows: A
     base = base_as("none", "float32")
     session = Session(base)
     encoder = session.encoder(task, 512)
-    session.add("zero-shot", Loaded(task, encoder))
+    session.add("zero-shot", Loaded(task, encoder, 512))
     ours = session.scores("zero-shot", [example for row in rows.test for example in encoder(row)])
     assert [scores.shape for scores in ours] == [(2,)] * 8
     for row, scores in zip(rows.test, ours, strict=True):

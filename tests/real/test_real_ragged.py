@@ -36,7 +36,7 @@ def learning(base: bases.Base) -> tuple[Session, Loaded, list[Example]]:
     for key, parameter in adapter.parameters.items():
         if "lora_B" in key:
             parameter.data.normal_(std=0.01)
-    loaded = session.add("film", Loaded(task, encoder, adapter))
+    loaded = session.add("film", Loaded(task, encoder, 512, adapter))
     loaded.train(True)
     return session, loaded, [example for row in rows.train[:ROWS] for example in encoder(row)]
 
@@ -74,7 +74,7 @@ def test_what_is_entered_at_a_layer_is_what_the_whole_base_gives(
     base = session.base
     refused: Callable[[str], None] = pytest.fail
     boundary = batching.open_boundary(
-        tmp_path, base.model, 20, examples, every_answer=False, base_digest="", max_tokens=4096,
+        tmp_path, base.model, 20, examples, every_answer=False, causal=True, base_digest="", max_tokens=4096,
         notice=refused, progress=lambda done: None,
     )  # fmt: skip
     assert boundary is not None
