@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,8 +51,8 @@ class Window(Example):
 
 
 class WordEncoder:
-    """Words with a space between, read as one text. A word is read off its first token by an encoder, and off its last
-    one by a decoder, which alone has seen all of it."""
+    """Words with a space between, read as one text. A word is read off its first token by an encoder. A decoder reads
+    the text twice and each word off its last token there, which has seen the whole text and the whole word."""
 
     def __init__(self, tokenizer: Any, kinds: Sequence[str], max_length: int, stride: int, *, causal: bool) -> None:
         if not tokenizer.is_fast:
@@ -64,10 +63,9 @@ class WordEncoder:
         self._tokenizer, self._causal, self._stride = tokenizer, causal, stride
         self._classes = {tag: index for index, tag in enumerate(classes_of(kinds))}
         self._before, self._after = special_tokens_around(tokenizer)
-        self._mode = os.environ.get("NER_MODE", "twice" if causal else "once")
-        self._between = text_tokens(tokenizer, SEPARATOR) if self._mode == "twice" else ()
+        self._between = text_tokens(tokenizer, SEPARATOR) if causal else ()
         self._room = max_length - len(self._before) - len(self._after)
-        if self._mode == "twice":
+        if causal:
             self._room = (self._room - len(self._between)) // 2
         if self._room <= stride:
             raise DataError(
@@ -82,7 +80,7 @@ class WordEncoder:
         windows = []
         for window, own in self._windows(len(ids)):
             part = ids[window.start : window.stop]
-            lead = (*self._before, *part, *self._between) if self._mode == "twice" else self._before
+            lead = (*self._before, *part, *self._between) if self._causal else self._before
             inside = [word for word, place in read_at.items() if place in own]
             classes = [UNKNOWN if tags is None else self._classes[tags[word]] for word in inside]
             places = [len(lead) + read_at[word] - window.start for word in inside]
