@@ -6,11 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
+
+_T = TypeVar("_T")
 
 
 class _Results(Console):
@@ -68,7 +70,7 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:+.1f}"
 
 
-def counted(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def counted(rows: Iterable[_T]) -> Iterator[_T]:
     """The rows, with their number and rate on the terminal: of a stream nobody knows how many will come."""
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} rows, {task.fields[rate]:.1f} a second"))
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(help="An adapter: name, or name@version.")]
 Rows = Iterator[tuple[dict[str, Any], "Row"]]
 """Each row as it stands in the input, and as the task wants it."""
+Predicted = Iterator[tuple["Row", dict[str, Any], "Prediction"]]
+"""Each row, what it becomes in a file, and what the adapter says of it."""
 PREDICTED = ("prediction", "confidence", "truncated")
 """The columns that every prediction adds."""
 
@@ -36,7 +38,10 @@ def predict(
         Path | None, typer.Option("--input", help="A file of rows: .jsonl, .json, .csv, .tsv or .parquet; streamed.")
     ] = None,
     output_file: Annotated[
-        Path | None, typer.Option("--output", help="Where rows go with their prediction, in any of these formats.")
+        Path | None,
+        typer.Option(
+            "--output", help="Where rows go with their prediction, in any of these formats, or .html to look at."
+        ),
     ] = None,
     text_column: Annotated[
         str | None, typer.Option("--text-column", help="Column of the text; by default the recipe's.")
@@ -61,8 +66,10 @@ def predict(
     # What is wrong with a name or a file is told before torch is imported and a base is read.
     columns = _columns(name, store, text_column)
     rows = _file_rows(input_file, columns) if input_file else _text_rows(texts or [], list(columns))
+    as_page = output_file is not None and output_file.suffix == ".html"
     if output_file:
-        format_of(output_file)
+        if not as_page:
+            format_of(output_file)
         if output_file.is_dir():
             raise InputError(f"--output {output_file} is a folder: name a file")
 
@@ -70,7 +77,10 @@ def predict(
 
     predicted = _predictions(open_session(name, Path(store), base), rows)
     if output_file:
-        write_rows(output_file, counted(values for _, values, _ in predicted))
+        if as_page:
+            _write_page(output_file, name, predicted)
+        else:
+            write_rows(output_file, counted(values for _, values, _ in predicted))
         err.print(f"written: {output_file}", soft_wrap=True)
     elif as_json:
         print_json({"name": name, "predictions": [values for _, values, _ in predicted]})
@@ -84,6 +94,15 @@ def predict(
             for piece in prediction.pieces(row):
                 line.append(f"[{piece.text}]{piece.tag}" if piece.tag else piece.text, "bold" if piece.tag else "")
             out.print(line.append(cut), soft_wrap=True)
+
+
+def _write_page(file: Path, name: str, predicted: Predicted) -> None:
+    from pefttune.data.storage import replacing
+    from pefttune.evaluation.report.predictions import predictions_page
+
+    with replacing(file) as page:
+        for part in predictions_page(name, counted((row, prediction) for row, _, prediction in predicted)):
+            page.write(part.encode())
 
 
 def _columns(name: str, store: str, given: str | None) -> dict[str, str]:
@@ -140,7 +159,7 @@ def _file_rows(file: Path, columns: dict[str, str]) -> Rows:
     return both()
 
 
-def _predictions(session: Session, rows: Rows) -> Iterator[tuple[Row, dict[str, Any], Prediction]]:
+def _predictions(session: Session, rows: Rows) -> Predicted:
     ahead, behind = tee(rows)  # the session reads a few hundred rows ahead, to batch texts of like length
     for (values, row), prediction in zip(behind, session.predict(row for _, row in ahead), strict=True):
         own = prediction.columns()

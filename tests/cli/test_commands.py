@@ -222,6 +222,20 @@ def test_files(command: Any, shop: Any, known_bases: Path, tmp_path: Path, sourc
     assert os.listdir(written.parent) == [written.name]
 
 
+def test_a_page(command: Any, shop: Any, known_bases: Path, tmp_path: Path) -> None:
+    """Every row once, as text whatever it holds; a row that fails leaves what stood there."""
+    given = write(tmp_path / "in.jsonl", [{"text": "<b>fine</b> & dull"}, {"text": "a warm film"}])
+    page = tmp_path / "out.html"
+    assert command("predict", "tiny", "--input", given, "--output", page, "--store", shop.store).code == 0
+    told = page.read_text()
+    assert (told[:15], told.rstrip()[-7:]) == ("<!DOCTYPE html>", "</html>")
+    assert [told.count(text) for text in ("&lt;b&gt;fine&lt;/b&gt; &amp; dull", "a warm film", "<li>")] == [1, 1, 2]
+    assert [f"in.jsonl:{number}" in told for number in (1, 2, 3)] == [True, True, False]
+    given.write_text('{"text": "fine"}\n{"text": " "}\n')
+    assert command("predict", "tiny", "--input", given, "--output", page, "--store", shop.store).code == 2
+    assert page.read_text() == told
+
+
 def test_without_output_rows_are_lines_of_json(command: Any, shop: Any, known_bases: Path, tmp_path: Path) -> None:
     given = write(tmp_path / "in.csv", ROWS)
     done = command("predict", "tiny", "--input", given, "--store", shop.store)

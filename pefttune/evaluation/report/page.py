@@ -31,7 +31,7 @@ def render_report(findings: Findings) -> str:
     intervals, shown = findings.intervals(), galleries(findings)
     tags = sorted({tag for gallery in shown for tag in gallery.tags})
     return (
-        _environment()
+        environment()
         .get_template(TEMPLATE)
         .render(
             comparison=comparison,
@@ -54,12 +54,14 @@ def render_report(findings: Findings) -> str:
             truncated=sum(prediction.truncated for prediction in findings.adapter.predictions),
             spending=spending(findings),
             recipe=dump(manifest["recipe"]),
+            version=manifest["versions"]["pefttune"],
         )
     )
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, and how numbers are said in them."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
