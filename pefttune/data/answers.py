@@ -57,7 +57,7 @@ def from_subjqa(row: _Values) -> Answers:
     The span beside them is the marked words, tokenized ("$ 35" for "$35") and without what was not marked between them,
     so that the answer's text is the context's own. Where `ANSWERNOTFOUND` was marked as well as words, they count.
     """
-    span, indices, context = row["human_ans_spans"], row["human_ans_indices"], _context(row)
+    span, indices, context = row["human_ans_spans"], row["human_ans_indices"], context_of_subjqa(row)
     marked = re.fullmatch(r"\((\d{1,18}), (\d{1,18})\)", str(indices))
     if not marked or not isinstance(span, str):
         raise RowFault("human_ans_indices", f"must look like (12, 45), beside a span that is text, not {indices!r}")
@@ -86,8 +86,10 @@ def _end(words: str, context: str, start: int) -> int | None:
     return position
 
 
-def _context(row: _Values) -> str:
-    context = row.get("context")
+def context_of_subjqa(row: _Values) -> str:
+    """The review, under its own name as in the files of the data set, or under that of the task."""
+    column = "context" if "context" in row else "review"
+    context = row.get(column)
     if not isinstance(context, str):
-        raise RowFault("context", f"must be text, not {shortened(context)}")
+        raise RowFault(column, f"must be text, not {shortened(context)}")
     return context

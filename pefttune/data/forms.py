@@ -62,6 +62,7 @@ FORMS: dict[str, dict[tuple[str, ...], Form]] = {
         ("answer", "answer_start"): partial(answers.from_flat, column="answer"),
         ("human_ans_spans", "human_ans_indices"): answers.from_subjqa,
     },
+    "context": {("review", "human_ans_indices"): answers.context_of_subjqa},
     "messages": CONVERSATIONS,
     "reply": {columns: partial(messages.reply, form=form) for columns, form in CONVERSATIONS.items()},
     "summary": {("summary",): _summaries, ("summary1",): _numbered_summaries},
