@@ -1,9 +1,9 @@
 """The session: one resident base, many adapters."""
 
 from pefttune.inference.features import POOLINGS, Features, extract
-from pefttune.inference.generation import Sampling
 from pefttune.inference.loaded import Loaded
 from pefttune.inference.opening import load_base_of, open_session
+from pefttune.inference.sampling import Sampling
 from pefttune.inference.session import BASE_ITSELF, Session
 
 __all__ = [

@@ -9,7 +9,8 @@ from itertools import islice
 from torch import Tensor
 
 from pefttune.data import UNKNOWN, Example, Row
-from pefttune.inference.session import ROWS_AT_ONCE, Session
+from pefttune.inference.predicting import ROWS_AT_ONCE
+from pefttune.inference.session import Session
 from pefttune.tasks.prompt import HeadEncoder
 
 

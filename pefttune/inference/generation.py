@@ -7,88 +7,25 @@ written, W positions, V tokens of the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache, GenerationConfig
-from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache
 
-from pefttune.bases import Base
 from pefttune.batching import RUNS_NOT, Batch, agrees, evaluation_batches, inputs_of, ragged
 from pefttune.data import Example
-from pefttune.tasks import Generation, Writing
+from pefttune.inference.answer import Answer
+from pefttune.inference.sampling import Sampling, chooser
+from pefttune.tasks import Generation
 
 # Keys and values of all answers that are written together. With more answers a step costs less for each.
 CACHE_MIB, CACHE_MIB_ON_GPU = 256, 4096
-BROKEN = "\ufffd"  # what a decoder gives for bytes that are no character yet
 UNSCORED = -100
 
 Tokens = Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Chance in what is written: tokens are drawn from the likeliest that together have the probability `top_p`."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-
-
-class Answer:
-    """An answer as it grows."""
-
-    def __init__(self, tokenizer: Any, generation: Generation, ends: frozenset[int]) -> None:
-        self._tokenizer, self._generation, self._ends = tokenizer, generation, ends
-        self._tokens: list[int] = []
-        self._log_likelihood = 0.0
-        self._ended = False
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is to be added any more."""
-        return self._ended or len(self._tokens) >= self._generation.max_new_tokens
-
-    @property
-    def may_end(self) -> bool:
-        """Whether it is long enough."""
-        return len(self._tokens) >= self._generation.min_new_tokens
-
-    def add(self, token: int, log_likelihood: float) -> None:
-        """The next token, which may end it."""
-        self._tokens.append(token)
-        self._log_likelihood += log_likelihood
-        self._ended = token in self._ends or self._stop() is not None
-
-    def text(self) -> str:
-        """What is written so far that no later token can change: whole characters, and nothing of a stop text."""
-        whole = self._decoded()
-        if (stop := self._stop()) is not None:
-            return whole[:stop]
-        if self.done:
-            return whole
-        begun = (n for stop in self._generation.stop for n in range(1, len(stop)) if whole.endswith(stop[:n]))
-        return whole[: len(whole) - max(begun, default=0)]
-
-    def writing(self) -> Writing:
-        """The whole of it."""
-        return Writing(self.text().strip(), self._log_likelihood / len(self._tokens), self._ended)
-
-    def _decoded(self) -> str:
-        kept = self._tokens[:-1] if self._tokens and self._tokens[-1] in self._ends else self._tokens
-        text: str = self._tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text.rstrip(BROKEN)
-
-    def _stop(self) -> int | None:
-        """Where the first stop text begins."""
-        if not self._generation.stop:
-            return None
-        text = self._decoded()
-        return min((at for stop in self._generation.stop if (at := text.find(stop)) >= 0), default=None)
 
 
 def groups(prompts: Sequence[Tokens], model: Any, generation: Generation) -> list[list[int]]:
@@ -125,7 +62,7 @@ def write(
     Prompts are read in batches of at most `max_tokens`, by a model that `can_write`.
     """
     state, growing = State(model, prompts, max_tokens), list(answers)
-    choose = _chooser(sampling, ends, model.device)
+    choose = chooser(sampling, ends, model.device)
     while True:
         tokens_B, log_likelihoods_B = choose(state.logits_BV.float(), growing)
         for answer, token, log_likelihood in zip(growing, tokens_B.tolist(), log_likelihoods_B.tolist(), strict=True):
@@ -189,31 +126,6 @@ class State:
         self.logits_BV, self._lengths_B = outputs.logits[:, -1], self._lengths_B + 1
 
 
-Choose = Callable[[Tensor, Sequence[Answer]], tuple[Tensor, Tensor]]
-
-
-def _chooser(sampling: Sampling | None, ends: frozenset[int], device: torch.device) -> Choose:
-    """Picks from logits (B, V) a token for each answer, with its log-likelihood."""
-    ends_E = torch.tensor(sorted(ends), device=device)
-    chance = torch.Generator(device).manual_seed(sampling.seed) if sampling else None
-
-    def choose(logits_BV: Tensor, answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
-        log_chances_BV = logits_BV.log_softmax(-1)
-        allowed_BV = logits_BV
-        if too_short := [i for i, answer in enumerate(answers) if not answer.may_end]:
-            allowed_BV = logits_BV.clone()
-            allowed_BV[torch.tensor(too_short, device=device)[:, None], ends_E] = float("-inf")
-        if sampling is None:
-            tokens_B = allowed_BV.argmax(-1)
-        else:
-            warped_BV = TemperatureLogitsWarper(sampling.temperature)(None, allowed_BV)
-            warped_BV = TopPLogitsWarper(sampling.top_p)(None, warped_BV)
-            tokens_B = torch.multinomial(warped_BV.softmax(-1), 1, generator=chance)[:, 0]
-        return tokens_B, log_chances_BV.gather(1, tokens_B[:, None])[:, 0]
-
-    return choose
-
-
 def _read(model: Any, prompts: Sequence[Tokens], max_tokens: int) -> tuple[Tensor, DynamicCache]:
     """Logits (B, V) after each prompt, and the keys and values of all, right-aligned."""
     examples = [Example(tuple(p), (), None, "prompt", marks=((len(p) - 1, UNSCORED),)) for p in prompts]
@@ -254,45 +166,3 @@ def _rows(batch: Batch, lengths: Sequence[int], width: int) -> Tensor:
             rows_nW[example, start : start + source.length] = torch.arange(at, at + source.length)
         at += source.length
     return rows_nW.to(batch.ids_BT.device)
-
-
-@torch.no_grad()
-def written_by_transformers(
-    base: Base,
-    prompts: Sequence[Tokens],
-    generation: Generation,
-    ends: frozenset[int],
-    sampling: Sampling | None = None,
-) -> list[list[int]]:
-    """The tokens of an answer to each prompt by transformers' own `generate`: with beams, or for a model that cannot
-    read ragged batches."""
-    width, pad_id = max(map(len, prompts)), min(ends)
-    ids_BW = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    mask_BW = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling else {}
-    config = GenerationConfig(
-        max_new_tokens=generation.max_new_tokens,
-        min_new_tokens=generation.min_new_tokens,
-        num_beams=generation.num_beams,
-        stop_strings=list(generation.stop) or None,
-        eos_token_id=sorted(ends),
-        pad_token_id=pad_id,
-        repetition_penalty=1.0,  # else that of the model's own settings
-        do_sample=sampling is not None,
-        **drawn,
-    )
-    with torch.random.fork_rng(enabled=sampling is not None):
-        if sampling is not None:
-            torch.manual_seed(sampling.seed)
-        ids_BW = base.model.generate(
-            input_ids=ids_BW.to(base.device),
-            attention_mask=mask_BW.to(base.device),
-            generation_config=config,
-            tokenizer=base.tokenizer,
-        )
-    return [_until_end(row, ends) for row in ids_BW[:, width:].tolist()]
-
-
-def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
-    end = next((i for i, token in enumerate(tokens, start=1) if token in ends), len(tokens))
-    return tokens[:end]

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from pefttune.data import Example
 from pefttune.errors import AdapterError
-from pefttune.inference.generation import Answer, Sampling, Tokens, groups, write, written_by_transformers
+from pefttune.inference.answer import Answer
+from pefttune.inference.by_transformers import written_by_transformers
+from pefttune.inference.generation import Tokens, groups, write
+from pefttune.inference.sampling import Sampling
 from pefttune.tasks import Generation, Writing
 from pefttune.tasks.chat import ChatTemplate
 

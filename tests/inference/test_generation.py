@@ -13,7 +13,9 @@ from pefttune import batching, tasks
 from pefttune.data import Row
 from pefttune.errors import AdapterError, DataError
 from pefttune.inference import Session
-from pefttune.inference.generation import Answer, Sampling, can_write, groups, write
+from pefttune.inference.answer import Answer
+from pefttune.inference.generation import can_write, groups, write
+from pefttune.inference.sampling import Sampling
 from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
 from pefttune.tasks import Generation

@@ -63,7 +63,7 @@ def test_predictions_come_in_the_order_of_the_rows(session: Session, adapted: An
 
 
 def test_rows_are_streamed(session: Session, adapted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pefttune.inference.session.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("pefttune.inference.predicting.ROWS_AT_ONCE", 4)
     adapted(session, "a")
     taken: list[int] = []
 
@@ -84,7 +84,7 @@ def test_rows_are_streamed(session: Session, adapted: Any, monkeypatch: pytest.M
 def test_as_many_predictions_as_rows_whatever_the_chunk(
     session: Session, adapted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pefttune.inference.session.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("pefttune.inference.predicting.ROWS_AT_ONCE", 3)
     adapted(session, "a")
     for rows in (0, 1, 3, 4, 6):
         assert len(list(session.predict(TEXTS[:rows], "a"))) == rows
@@ -93,7 +93,7 @@ def test_as_many_predictions_as_rows_whatever_the_chunk(
 def test_two_streams_of_two_adapters_do_not_mix(
     session: Session, adapted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pefttune.inference.session.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("pefttune.inference.predicting.ROWS_AT_ONCE", 2)
     adapted(session, "a", seed=1)
     adapted(session, "b", seed=2)
     apart = {name: list(session.predict(TEXTS, name)) for name in "ab"}

@@ -1,0 +1,54 @@
+"""Answers by transformers' own `generate`: with beams, or for a model that cannot read ragged batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import GenerationConfig
+
+from pefttune.bases import Base
+from pefttune.inference.generation import Tokens
+from pefttune.inference.sampling import Sampling
+from pefttune.tasks import Generation
+
+
+@torch.no_grad()
+def written_by_transformers(
+    base: Base,
+    prompts: Sequence[Tokens],
+    generation: Generation,
+    ends: frozenset[int],
+    sampling: Sampling | None = None,
+) -> list[list[int]]:
+    """The tokens of an answer to each prompt."""
+    width, pad_id = max(map(len, prompts)), min(ends)
+    ids_BW = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask_BW = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling else {}
+    config = GenerationConfig(
+        max_new_tokens=generation.max_new_tokens,
+        min_new_tokens=generation.min_new_tokens,
+        num_beams=generation.num_beams,
+        stop_strings=list(generation.stop) or None,
+        eos_token_id=sorted(ends),
+        pad_token_id=pad_id,
+        repetition_penalty=1.0,  # else that of the model's own settings
+        do_sample=sampling is not None,
+        **drawn,
+    )
+    with torch.random.fork_rng(enabled=sampling is not None):
+        if sampling is not None:
+            torch.manual_seed(sampling.seed)
+        ids_BW = base.model.generate(
+            input_ids=ids_BW.to(base.device),
+            attention_mask=mask_BW.to(base.device),
+            generation_config=config,
+            tokenizer=base.tokenizer,
+        )
+    return [_until_end(row, ends) for row in ids_BW[:, width:].tolist()]
+
+
+def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
+    end = next((i for i, token in enumerate(tokens, start=1) if token in ends), len(tokens))
+    return tokens[:end]

@@ -1,0 +1,33 @@
+"""From what a caller gives as a row to the row that a task reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pefttune import tasks
+from pefttune.data import Row, take_columns
+from pefttune.data.columns import NoColumn
+from pefttune.data.faults import RowFault
+from pefttune.errors import DataError
+
+AnyRow = Row | Mapping[str, Any] | str
+
+
+def as_row(row: AnyRow, task: tasks.Task, number: int) -> Row:
+    """The row's columns that the task reads, checked; `number` counts the rows of the call. Raises DataError."""
+    if isinstance(row, str):
+        if len(task.inputs) > 1:
+            raise DataError(f"text {number}: {task.name} reads {' and '.join(task.inputs)}: give a mapping with both")
+        row = {task.inputs[0]: row}
+    plain = row if isinstance(row, Row) else Row(row, f"text {number}")
+    values = plain.values
+    try:
+        if any(key not in values for key in task.inputs):
+            values = take_columns(values, task.inputs, {})
+        return Row(task.check({key: values[key] for key in task.inputs}), plain.origin)
+    except NoColumn as fault:
+        there = ", ".join(plain.values) or "none"
+        raise DataError(f"{plain.origin}: there is no column {fault.column!r}, but {there}") from None
+    except RowFault as fault:
+        raise DataError(f"{plain.origin}: {fault.column} {fault.message}") from None

@@ -1,0 +1,47 @@
+"""Which token comes next: the likeliest, or one drawn by chance. Shapes: B answers that are being written, V tokens of
+the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
+
+from pefttune.inference.answer import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Chance in what is written: tokens are drawn from the likeliest that together have the probability `top_p`."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+Choose = Callable[[Tensor, Sequence[Answer]], tuple[Tensor, Tensor]]
+
+
+def chooser(sampling: Sampling | None, ends: frozenset[int], device: torch.device) -> Choose:
+    """Picks from logits (B, V) a token for each answer, with its log-likelihood."""
+    ends_E = torch.tensor(sorted(ends), device=device)
+    chance = torch.Generator(device).manual_seed(sampling.seed) if sampling else None
+
+    def choose(logits_BV: Tensor, answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
+        log_chances_BV = logits_BV.log_softmax(-1)
+        allowed_BV = logits_BV
+        if too_short := [i for i, answer in enumerate(answers) if not answer.may_end]:
+            allowed_BV = logits_BV.clone()
+            allowed_BV[torch.tensor(too_short, device=device)[:, None], ends_E] = float("-inf")
+        if sampling is None:
+            tokens_B = allowed_BV.argmax(-1)
+        else:
+            warped_BV = TemperatureLogitsWarper(sampling.temperature)(None, allowed_BV)
+            warped_BV = TopPLogitsWarper(sampling.top_p)(None, warped_BV)
+            tokens_B = torch.multinomial(warped_BV.softmax(-1), 1, generator=chance)[:, 0]
+        return tokens_B, log_chances_BV.gather(1, tokens_B[:, None])[:, 0]
+
+    return choose

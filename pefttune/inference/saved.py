@@ -1,0 +1,55 @@
+"""From a stored adapter to one on the base: its folder is read and checked before anything is attached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttune import bases, methods, store, tasks
+from pefttune.errors import AdapterError
+from pefttune.inference.loaded import Loaded
+from pefttune.inference.shelf import Source
+from pefttune.recipe import Recipe, recipe_from_mapping
+
+if TYPE_CHECKING:
+    from pefttune.inference.session import Session
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was found, whole, in an adapter's folder."""
+
+    manifest: dict[str, Any]
+    recipe: Recipe
+    source: Source
+
+
+def read_saved(folder: Path, base: bases.Base, expected: Source | None = None) -> Saved:
+    """What is saved in `folder`, whole and for this base. Raises AdapterError, also when it is not what is expected
+    there."""
+    manifest = store.read_manifest(folder)
+    source = Source(folder, manifest["files"][methods.weights.WEIGHTS])
+    if expected is not None and source != expected:
+        raise AdapterError(f"{folder} holds other weights than when it was loaded; remove the adapter and load it")
+    trained_on = bases.Fingerprint(**manifest["base"]["fingerprint"])
+    if differences := base.fingerprint.differences(trained_on):
+        raise AdapterError(
+            f"{manifest['name']} was trained on another base ({manifest['base']['source']}, "
+            f"{manifest['base']['origin']}). They differ in: " + "; ".join(differences)
+        )
+    recipe = recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}")
+    return Saved(manifest, recipe, source)
+
+
+def attach_saved(session: Session, saved: Saved) -> Loaded:
+    """A saved adapter on the session's base, not yet in the session; if its weights do not fit, it is taken off."""
+    task = tasks.get(saved.recipe.task).with_labels(saved.manifest["labels"])
+    loaded = session.attach(task, saved.recipe.adapter, saved.recipe.data.max_length)
+    try:
+        loaded.load_state(methods.weights.read(saved.source.folder, loaded.parameters))
+    except BaseException:
+        if loaded.adapter is not None:
+            loaded.adapter.detach()
+        raise
+    return loaded
