@@ -125,7 +125,8 @@ def write_encoder_tokenizer(folder: Path) -> int:
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.decoder = decoders.WordPiece()
     names = {f"{token.strip('[]').lower()}_token": token for token in specials}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    read = ["input_ids", "token_type_ids", "attention_mask"]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=read, **names).save_pretrained(folder)
     return len(vocabulary)
 
 

@@ -14,6 +14,7 @@ TEMPLATE = "card.md.jinja"
 AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
 """transformers' class for a base with a head, by PEFT's name of the task."""
 
@@ -35,6 +36,7 @@ def render_card(manifest: dict[str, Any]) -> str:
         auto_class=AUTO_CLASSES[head["task_type"]] if head and head["plain"] else None,
         own_head=bool(head) and not head["plain"],
         outputs=head and head["outputs"],
+        pairs=bool(head) and head["task_type"] == "QUESTION_ANS",
         method=recipe["adapter"]["method"],
         parameters=manifest["parameters"],
         version=manifest["versions"]["pefttune"],

@@ -47,12 +47,13 @@ def describe(
 
 def _head(loaded: Loaded, base: Base) -> dict[str, Any] | None:
     """What kind of head the adapter has, in PEFT's words, how many outputs, and whether transformers' class for it has
-    just this head: so it is for decoders and BERT; RoBERTa and others put more layers before theirs."""
+    just this head: so it is for decoders, but for questions, and BERT; RoBERTa and others put more layers before
+    theirs."""
     head = loaded.head
     if head is None:
         return None
-    same = base.model.get_output_embeddings() is not None or base.model.config.model_type == "bert"
-    plain = same and head.task_type in ("SEQ_CLS", "TOKEN_CLS")
+    decoder = base.model.get_output_embeddings() is not None and head.task_type != "QUESTION_ANS"
+    plain = decoder or base.model.config.model_type == "bert"
     return {"task_type": head.task_type, "outputs": head.linear.out_features, "plain": plain}
 
 

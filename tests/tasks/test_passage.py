@@ -26,8 +26,8 @@ def causal(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def tokenizer(causal: bool, tiny: Path, tiny_bert: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny if causal else tiny_bert)
+def tokenizer(causal: bool, tiny: Path, tiny_encoder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny if causal else tiny_encoder)
 
 
 def row(context: str, answer: str | None = None, question: str = "who?") -> Row:
@@ -73,8 +73,8 @@ def test_the_space_that_a_token_begins_with_is_no_part_of_an_answer(tiny: Path) 
     assert answer_of(window, "by Ada") == "Ada"
 
 
-def test_an_encoder_reads_the_pair_as_its_tokenizer_writes_it(tiny_bert: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+def test_an_encoder_reads_the_pair_as_its_tokenizer_writes_it(tiny_encoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     question, passage = "who wrote notes?", "Ada  wrote\nnotes."
     (window,) = PassageEncoder(tokenizer, 256, 8, causal=False)(row(passage, "Ada", question))
     assert list(window.prompt) == tokenizer(question, passage)["input_ids"]
@@ -102,8 +102,8 @@ def test_the_answer_is_labelled_where_it_begins_with_how_far_it_goes(tokenizer: 
     assert answer_of(window, PASSAGE) == answer
 
 
-def test_half_a_token_is_labelled_as_the_whole(tiny_bert: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+def test_half_a_token_is_labelled_as_the_whole(tiny_encoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     (window,) = PassageEncoder(tokenizer, 256, 8, causal=False)(row("a 🤗🤗 b", "🤗"))  # one unknown word
     assert answer_of(window, "a 🤗🤗 b") == "🤗🤗"
 
@@ -157,8 +157,8 @@ def test_only_a_question_that_fills_a_quarter_of_a_window_is_cut(tokenizer: Any,
     assert all(window.truncated and len(window.prompt) <= 64 for window in windows)
 
 
-def test_a_passage_without_any_token_has_only_the_first_mark(tiny_bert: Path) -> None:
-    encoder = PassageEncoder(AutoTokenizer.from_pretrained(tiny_bert), 64, 4, causal=False)
+def test_a_passage_without_any_token_has_only_the_first_mark(tiny_encoder: Path) -> None:
+    encoder = PassageEncoder(AutoTokenizer.from_pretrained(tiny_encoder), 64, 4, causal=False)
     (window,) = encoder(row("\u200b\x00"))  # its tokenizer drops these
     assert len(window.marks) == 1
 
@@ -176,9 +176,9 @@ def test_the_defaults_leave_room(tokenizer: Any, causal: bool) -> None:
 
 
 def test_a_passage_of_many_windows_is_nothing_to_warn_of(
-    tiny_bert: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tiny_encoder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert, model_max_length=64)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder, model_max_length=64)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     PassageEncoder(tokenizer, 64, 4, causal=False)(row("a b " * 100))
     assert not caplog.records

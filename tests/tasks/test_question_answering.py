@@ -184,31 +184,34 @@ def in_windows(session: Session, *rows: Row, name: str = "qa") -> list[Any]:
 BY_PEFT_ALONE = """
 import json, sys, torch
 from peft import PeftModel
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-base, folder, ids = sys.argv[1:]
+base, folder, question, context = sys.argv[1:]
+# Without types, as the card says: PEFT's model drops them, the merged one would not.
+pair = AutoTokenizer.from_pretrained(base)(question, context, return_tensors="pt", return_token_type_ids=False)
 model = PeftModel.from_pretrained(AutoModelForQuestionAnswering.from_pretrained(base), folder).eval()
 with torch.no_grad():
-    found = model(torch.tensor([json.loads(ids)]))
-print(json.dumps([found.start_logits[0].tolist(), found.end_logits[0].tolist()]))
+    for found in (model(**pair), model.merge_and_unload()(**pair)):
+        print(json.dumps([found.start_logits[0].tolist(), found.end_logits[0].tolist()]))
 """
 
 
-def by_peft_alone(base: Path, folder: Path, window: Any) -> torch.Tensor:
-    """The log-probabilities of a window's marks by transformers' own class for the task, in another process."""
-    arguments = [str(base), str(folder), json.dumps(window.prompt)]
+def by_peft_alone(base: Path, folder: Path, read: Row, window: Any) -> list[torch.Tensor]:
+    """The log-probabilities of a window's marks by transformers' own class for the task, in another process: with the
+    adapter on it, and with the adapter merged into it."""
+    arguments = [str(base), str(folder), read.values["question"], read.values["context"]]
     done = subprocess.run([sys.executable, "-c", BY_PEFT_ALONE, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    logits = torch.tensor(json.loads(done.stdout)).T
-    return torch.log_softmax(logits[[place for place, _ in window.marks]], dim=0)
+    both = [torch.tensor(json.loads(line)).T for line in done.stdout.splitlines()]
+    return [torch.log_softmax(logits[[place for place, _ in window.marks]], dim=0) for logits in both]
 
 
 LONG = " ".join(f"In {year} Ada wrote {year - 1800} notes." for year in range(1840, 1852))
 
 
 @pytest.fixture(params=["decoder", "encoder"])
-def source(request: pytest.FixtureRequest, tiny: Path, tiny_bert: Path) -> Path:
-    return tiny if request.param == "decoder" else tiny_bert
+def source(request: pytest.FixtureRequest, tiny: Path, tiny_encoder: Path) -> Path:
+    return tiny if request.param == "decoder" else tiny_encoder
 
 
 @pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "padded"])
@@ -287,10 +290,13 @@ def test_a_whole_run_learns_and_gives_the_same_answers_when_opened_again(tmp_pat
 
     session = open_session("tiny", tmp_path / "adapters")
     if not session.causal:  # transformers reads no Llama into its class for the task: the weights' names differ there
+        card = (run.folder / "README.md").read_text()
+        assert "`AutoModelForQuestionAnswering`" in card
+        assert "`return_token_type_ids=False`" in card
         (window,) = in_windows(session, row("Ada"), name="tiny")
         (ours,) = session.scores("tiny", [window])
-        theirs = by_peft_alone(source, run.folder, window)
-        assert torch.allclose(ours, theirs, atol=1e-5)  # float32 sums in another order
+        for theirs in by_peft_alone(source, run.folder, row("Ada"), window):
+            assert torch.allclose(ours, theirs, atol=1e-5)  # float32 sums in another order
     assert session["tiny"].task.labels == ("answer", "no answer")
     context = "Ada wrote 99 notes in 1899."
     who, where = session.predict(

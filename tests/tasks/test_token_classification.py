@@ -184,8 +184,8 @@ def test_a_prediction_says_what_it_found_and_where() -> None:
 
 
 @pytest.fixture(params=["decoder", "encoder"])
-def source(request: pytest.FixtureRequest, tiny: Path, tiny_bert: Path) -> Path:
-    return tiny if request.param == "decoder" else tiny_bert
+def source(request: pytest.FixtureRequest, tiny: Path, tiny_encoder: Path) -> Path:
+    return tiny if request.param == "decoder" else tiny_encoder
 
 
 def session_of(base: Any, max_length: int = 64) -> Session:
@@ -254,8 +254,8 @@ def test_any_words_and_any_text_are_tagged(base_of: Any, source: Path) -> None:
             assert 0 < found.confidence <= entity.confidence * (1 + 1e-9) <= 1 + 1e-9
 
 
-def test_a_word_in_which_there_is_nothing_to_read_is_outside(base_of: Any, tiny_bert: Path) -> None:
-    session = session_of(base_of(tiny_bert))
+def test_a_word_in_which_there_is_nothing_to_read_is_outside(base_of: Any, tiny_encoder: Path) -> None:
+    session = session_of(base_of(tiny_encoder))
     (alone, among) = session.predict([{"tokens": ["\u200b"]}, {"tokens": ["Ada", "\u200b", "Rome"]}], "ner")
     assert (alone.tags, alone.unread, alone.confidence) == (("O",), 1, 1.0)
     assert (among.tags[1], among.unread, among.probabilities[1]) == ("O", 1, 1.0)

@@ -54,8 +54,8 @@ def test_a_decoder_reads_a_word_off_its_last_token_behind_the_whole_sentence(tin
         assert target == UNKNOWN
 
 
-def test_an_encoder_reads_a_word_off_its_first_token(tiny_bert: Path) -> None:
-    encoder, tokenizer = encoder_of(tiny_bert, causal=False)
+def test_an_encoder_reads_a_word_off_its_first_token(tiny_encoder: Path) -> None:
+    encoder, tokenizer = encoder_of(tiny_encoder, causal=False)
     (window,) = encoder(row(HARD))
     each = [tokenizer(word, add_special_tokens=False, split_special_tokens=True)["input_ids"] for word in HARD]
     assert window.prompt == (tokenizer.cls_token_id, *(i for ids in each for i in ids), tokenizer.sep_token_id)
@@ -64,22 +64,22 @@ def test_an_encoder_reads_a_word_off_its_first_token(tiny_bert: Path) -> None:
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_what_looks_like_a_special_token_is_none(tiny: Path, tiny_bert: Path, causal: bool) -> None:
-    encoder, tokenizer = encoder_of(tiny if causal else tiny_bert, causal=causal)
+def test_what_looks_like_a_special_token_is_none(tiny: Path, tiny_encoder: Path, causal: bool) -> None:
+    encoder, tokenizer = encoder_of(tiny if causal else tiny_encoder, causal=causal)
     (window,) = encoder(row(list(tokenizer.all_special_tokens)))
     inside = window.prompt if causal else window.prompt[1:-1]
     assert not set(inside) & set(tokenizer.all_special_ids)
 
 
-def test_tags_are_the_classes_of_the_marks(tiny_bert: Path) -> None:
-    encoder, _ = encoder_of(tiny_bert, causal=False)
+def test_tags_are_the_classes_of_the_marks(tiny_encoder: Path) -> None:
+    encoder, _ = encoder_of(tiny_encoder, causal=False)
     (window,) = encoder(row(["x", "\u200b", "y", "z"], ["B-b", "I-b", "I-b", "O"]))
     assert window.words == (0, 2, 3)  # in the other nothing is to be read
     assert [target for _, target in window.marks] == [3, 4, 0]
 
 
-def test_a_sentence_without_a_token_is_a_window_without_a_word(tiny_bert: Path) -> None:
-    encoder, _ = encoder_of(tiny_bert, causal=False)
+def test_a_sentence_without_a_token_is_a_window_without_a_word(tiny_encoder: Path) -> None:
+    encoder, _ = encoder_of(tiny_encoder, causal=False)
     (window,) = encoder(row(["\u200b"], ["O"]))
     assert (window.words, [target for _, target in window.marks]) == ((), [UNKNOWN])
 
@@ -87,9 +87,9 @@ def test_a_sentence_without_a_token_is_a_window_without_a_word(tiny_bert: Path) 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("max_length", "stride"), [(64, 0), (64, 7), (60, 20), (49, 12), (512, 8)])
 def test_each_word_is_read_once_where_it_has_most_around_it(
-    tiny: Path, tiny_bert: Path, causal: bool, max_length: int, stride: int
+    tiny: Path, tiny_encoder: Path, causal: bool, max_length: int, stride: int
 ) -> None:
-    encoder, tokenizer = encoder_of(tiny if causal else tiny_bert, max_length, stride, causal=causal)
+    encoder, tokenizer = encoder_of(tiny if causal else tiny_encoder, max_length, stride, causal=causal)
     words = [f"{chr(97 + number)}{number}" for number in range(26)]
     windows = encoder(row(words))
     assert (len(windows) == 1) == (max_length == 512)
