@@ -22,7 +22,7 @@ class Writer:
     """Writes by the adapter `name`. Raises AdapterError for a task that writes nothing."""
 
     def __init__(self, session: Session, name: str, generation: Generation | None, sampling: Sampling | None) -> None:
-        task = session[name].task
+        task = session.purpose(name).task
         if task.generation is None:
             raise AdapterError(f"{name} does {task.name}: it writes nothing")
         self._session, self._name = session, name
