@@ -35,6 +35,7 @@ class TextGeneration:
     name: str = "text-generation"
     columns: tuple[str, ...] = ("messages", "reply")
     inputs: tuple[str, ...] = ("messages",)
+    kept_together: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     watched: str = "log_likelihood"
 
@@ -52,9 +53,7 @@ class TextGeneration:
 
     def check(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The conversation up to the user's last turn; a text is one turn. Raises RowFault."""
-        said = values["messages"]
-        asked = {"role": "user", "content": said}
-        messages = from_messages({"messages": [asked] if isinstance(said, str) else said})
+        messages = from_messages(values)
         while messages and messages[-1]["role"] != "user":
             messages.pop()
         if not messages:
