@@ -73,6 +73,7 @@ class QuestionAnswering:
     name: str = "question-answering"
     columns: tuple[str, ...] = ("question", "context", "answers")
     inputs: tuple[str, ...] = ("question", "context")
+    kept_together: tuple[str, ...] = ("context",)
     shown: ClassVar[dict[str, str]] = {"f1": "F1", "exact_match": "exact match"}
     watched: str = "f1"
     generation: None = None

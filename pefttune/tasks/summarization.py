@@ -32,6 +32,7 @@ class Summarization:
     name: str = "summarization"
     columns: tuple[str, ...] = ("document", "summary")
     inputs: tuple[str, ...] = ("document",)
+    kept_together: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     watched: str = "log_likelihood"
     shown: ClassVar[dict[str, str]] = SHOWN

@@ -62,6 +62,7 @@ class TextClassification:
     name: str = "text-classification"
     columns: tuple[str, ...] = ("text", "label")
     inputs: tuple[str, ...] = ("text",)
+    kept_together: tuple[str, ...] = ()
     shown: ClassVar[dict[str, str]] = {
         "accuracy": "accuracy",
         "macro_f1": "macro-F1",

@@ -105,6 +105,7 @@ class TokenClassification:
     name: str = "token-classification"
     columns: tuple[str, ...] = ("tokens", "tags")
     inputs: tuple[str, ...] = ("tokens",)
+    kept_together: tuple[str, ...] = ()
     shown: ClassVar[dict[str, str]] = {
         "f1": "entity F1",
         "precision": "precision",
