@@ -6,16 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pefttune.data import Example, Row
+from pefttune.data import UNKNOWN, Example, Row
 from pefttune.errors import DataError
 from pefttune.tasks.chat import ChatTemplate, Message, Tokens
 from pefttune.tasks.protocol import Encoded
 
 Conversation = Callable[[Row], tuple[Sequence[Message], str | None]]
 """What is said up to a user's turn, and the right reply where it is known."""
-
-
-UNKNOWN = -100
 
 
 class AnswerEncoder:
