@@ -44,11 +44,9 @@ class Session:
     ) -> None:
         prepare(base.model)
         self.base = base
-        self.causal = is_causal(base.model)
-        """Whether a token is blind to what follows it: a decoder, not an encoder."""
+        self.causal = is_causal(base.model)  # whether a token is blind to what follows it: a decoder
         self.max_batch_tokens = max_batch_tokens or tokens_at_once(base.device)
-        self.ragged: bool | None = None
-        """Whether batches are ragged; None until `try_ragged` has found out."""
+        self.ragged: bool | None = None  # whether batches are; None until `try_ragged` has found out
         self._shelf = Shelf(max_adapter_mib, partial(attach_again, self), partial(methods.tables_nbytes, base.model))
         self._active: str | None = None
         tokenizer = base.tokenizer
@@ -106,8 +104,7 @@ class Session:
             name = name or saved.manifest["name"]
             if name in self.names and self._shelf.source(name) == saved.source:
                 return self[name]
-            if name in self.names:
-                raise AdapterError(f"the session already holds another adapter {name!r}; remove it first")
+            self._shelf.check_free(name)
             self._shelf.make_room(saved.source.nbytes)
             return self._shelf.add(name, attach_saved(self, saved), saved.source)
 
@@ -201,11 +198,7 @@ class Session:
         return Writer(self, name, generation, sampling).write(examples, progress)
 
     def stream(
-        self,
-        name: str,
-        row: AnyRow,
-        generation: tasks.Generation | None = None,
-        sampling: Sampling | None = None,
+        self, name: str, row: AnyRow, generation: tasks.Generation | None = None, sampling: Sampling | None = None
     ) -> Iterator[str]:
         """The answer to one row as it is written, in pieces of whole characters; otherwise as `generate`. Other
         adapters may be used between two pieces. Raises DataError at once for a row that cannot be read."""
@@ -228,8 +221,7 @@ class Session:
         return scoring.mixed_scores(self, asked)
 
     def hidden_states(self, examples: Sequence[Example]) -> list[Tensor]:
-        """Last hidden states (marks, D) in float32, on the CPU, of each example's marks, by the base itself. Leaves no
-        adapter in use."""
+        """Last hidden states (marks, D) of each example's marks, float32 on the CPU, by the base, then in use."""
         return scoring.hidden_states(self, examples)
 
     def loss(self, name: str, batch: Batch) -> Tensor:

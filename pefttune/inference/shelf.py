@@ -62,10 +62,14 @@ class Shelf:
         self._loaded[name] = self._loaded.pop(name)
         return self._loaded[name]
 
+    def check_free(self, name: str) -> None:
+        """Raise AdapterError when the name is taken."""
+        if name in self.names:
+            raise AdapterError(f"the session already holds another adapter {name!r}; remove it first")
+
     def add(self, name: str, loaded: Loaded, source: Source | None = None) -> Loaded:
         """Take in an adapter under a free name."""
-        if name in self.names:
-            raise AdapterError(f"the session already holds an adapter {name!r}; remove it first")
+        self.check_free(name)
         self._put(name, loaded)
         if source is not None:
             self._sources[name] = source
