@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
@@ -78,3 +78,8 @@ def counted(rows: Iterable[_T]) -> Iterator[_T]:
         for row in rows:
             yield row
             progress.update(bar, advance=1, rate=progress.tasks[0].speed or 0.0)
+
+
+def example_texts(inputs: Sequence[str]) -> str:
+    """What follows `pefttune predict NAME` for an adapter that reads these columns."""
+    return '"…"' if len(inputs) == 1 else " ".join(f'{column}="…"' for column in inputs)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pefttune.cli.output import Json, out, print_json
+from pefttune.cli.output import Json, example_texts, out, print_json
 
 if TYPE_CHECKING:
     from pefttune.pipeline import Run
@@ -48,7 +48,8 @@ def train(
         return
     for run in runs:
         _print(run, named=len(runs) > 1)
-    out.print(f'use it: pefttune predict {runs[0].manifest["name"]} "…"')
+    first = runs[0].manifest
+    out.print(f"use it: pefttune predict {first['name']} {example_texts(first['inputs'])}")
     for run in runs:
         out.print(f"report: {run.report}   whole run: {run.seconds:,.0f} s", soft_wrap=True)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from pefttune.cli.output import BaseFolder, Json, Store, counted, err, out, print_json, to_json
+from pefttune.cli.output import BaseFolder, Json, Store, counted, err, example_texts, out, print_json, to_json
 from pefttune.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _text_rows(texts: list[str], inputs: list[str]) -> Rows:
         pairs = [text.partition("=")[::2] for text in texts]
         rows = [dict(pairs)]
         if sorted(column for column, _ in pairs) != sorted(inputs):
-            raise InputError("this adapter reads several columns: give " + " ".join(f'{key}="…"' for key in inputs))
+            raise InputError("this adapter reads several columns: give " + example_texts(inputs))
     for number, values in enumerate(rows, start=1):
         yield values, Row(values, f"text {number}")
 

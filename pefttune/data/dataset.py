@@ -34,3 +34,5 @@ class Dataset:
     validation: tuple[Row, ...]
     test: tuple[Row, ...]
     report: DataReport
+    kept_together: tuple[str, ...] = ()
+    """The columns of which rows with the same values were kept in one part, where rows were split at all."""

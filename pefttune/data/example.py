@@ -34,6 +34,8 @@ class Example:
     origin: str
     truncated: bool = False
     marks: tuple[tuple[int, float], ...] = ()
+    answer_limit: str = ""
+    """The key of the recipe whose limit cut the right answer; empty where it is whole. `truncated` is of the prompt."""
 
     def __len__(self) -> int:
         """Tokens of the prompt and its longest answer."""

@@ -15,31 +15,35 @@ from pefttune.data.example import Row
 from pefttune.data.faults import BadRow, BadRows, RowFault, RowMended
 from pefttune.data.hints import listed
 from pefttune.data.sources import Sources, open_sources, read_source
-from pefttune.data.splits import Keyed, divide, duplicates_in, keyed, limit, without
+from pefttune.data.splits import Keyed, divide, divide_whole, duplicates_in, keyed, limit, without
 from pefttune.errors import DataError
 
 Check = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 _Parts = dict[str, list[Keyed]]
 
 
-def load(config: DataConfig, columns: Sequence[str], inputs: Sequence[str], check: Check) -> Dataset:
+def load(
+    config: DataConfig, columns: Sequence[str], inputs: Sequence[str], check: Check, together: Sequence[str] = ()
+) -> Dataset:
     """The rows that the recipe's `data` section asks for, checked and divided.
 
     `columns` are the task's columns and `inputs` those that the model reads, by which rows are divided and compared.
-    `check` returns a row's values as the task wants them or raises RowFault or RowMended. Raises DataError for whatever
-    is wrong with the data, FetchError or StorageError when a data set of the catalogue cannot be had.
+    Rows with the same values in the columns `together` are never divided. `check` returns a row's values as the task
+    wants them or raises RowFault or RowMended. Raises DataError for whatever is wrong with the data, FetchError or
+    StorageError when a data set of the catalogue cannot be had.
     """
     checking = _Checking(config, columns, check)
     sources = open_sources(config, checking.bad.add)
     read = {part: keyed(chain.from_iterable(map(checking.good, each)), inputs) for part, each in sources.rows.items()}
     checking.bad.stop_if_too_many()
-    divided = _divided(read, config.split)
+    divided = _divided(read, config.split, together)
     apart = _apart(divided)
     parts = _limited(apart, config)
     report = _report(sources, checking, divided, apart, parts)
-    _refuse_empty(report, own=set(read))
+    kept_together = tuple(together) if read.keys() < divided.keys() else ()
+    _refuse_empty(report, own=set(read), together=kept_together)
     rows = {part: tuple(item.row for item in items) for part, items in parts.items()}
-    return Dataset(**rows, report=report)
+    return Dataset(**rows, report=report, kept_together=kept_together)
 
 
 def load_file(source: str, config: DataConfig, columns: Sequence[str], check: Check) -> tuple[Row, ...]:
@@ -91,13 +95,14 @@ class _Checking:
         return None if name is None else {**values, LABEL: name}
 
 
-def _divided(read: _Parts, split: SplitConfig) -> _Parts:
+def _divided(read: _Parts, split: SplitConfig, together: Sequence[str]) -> _Parts:
     """All three parts: those without a source of their own are split off `train`."""
-    parts = divide(
-        read["train"],
-        validation=0 if "validation" in read else split.validation,
-        test=0 if "test" in read else split.test,
-    )
+    validation = 0 if "validation" in read else split.validation
+    test = 0 if "test" in read else split.test
+    if together:
+        parts = divide_whole(read["train"], together, validation=validation, test=test)
+    else:
+        parts = divide(read["train"], validation=validation, test=test)
     return {part: read[part] if part in read and part != "train" else rows for part, rows in parts.items()}
 
 
@@ -135,7 +140,8 @@ def _report(sources: Sources, checking: _Checking, divided: _Parts, apart: _Part
     )
 
 
-def _refuse_empty(report: DataReport, own: set[str]) -> None:
+def _refuse_empty(report: DataReport, own: set[str], together: Sequence[str]) -> None:
+    whole = f" Rows with the same {' and '.join(together)} stay in one part." if together else ""
     for part, count in report.rows.items():
         if count == 0:
             mend = (
@@ -146,5 +152,5 @@ def _refuse_empty(report: DataReport, own: set[str]) -> None:
             raise DataError(
                 f"No rows are left for {part} (rows: {report.rows}; left out by `data.label_bins`: "
                 f"{report.left_out_by_bins}; broken: {len(report.bad_rows)}; removed from {part} because they are in a "
-                f"part held out as well: {report.duplicates_removed.get(part, 0)}). {mend}."
+                f"part held out as well: {report.duplicates_removed.get(part, 0)}).{whole} {mend}."
             )

@@ -21,7 +21,9 @@ _UNREAD = ("tool_calls", "function_call", "weight")  # what would change the tra
 
 
 def from_messages(row: _Values) -> Messages:
-    """OpenAI's form, `role` and `content`, or ShareGPT's, `from` and `value`."""
+    """OpenAI's form, `role` and `content`, or ShareGPT's, `from` and `value`; a text is one turn of the user."""
+    if isinstance(row["messages"], str):
+        return [{"role": "user", "content": _text(row["messages"], "messages")}]
     return _ordered(_turns(row, "messages"), "messages")
 
 

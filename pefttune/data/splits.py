@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from pefttune.data.content import content_key
@@ -39,6 +40,38 @@ def divide(rows: Iterable[Keyed], *, validation: float, test: float) -> dict[str
         place = _place(item.key)
         parts["test" if place < test else "validation" if place < test + validation else "train"].append(item)
     return parts
+
+
+def divide_whole(
+    rows: Sequence[Keyed], together: Sequence[str], *, validation: float, test: float
+) -> dict[str, list[Keyed]]:
+    """As `divide`, but rows with the same values in the columns `together` stay in one part.
+
+    Groups of rows go by their place, each into the test where that brings its size nearer to the wanted fraction, then
+    into validation; a part that is wanted gets one at least. Rows at the edge may wander when the file grows.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for index, item in enumerate(rows):
+        groups.setdefault(content_key({column: item.row.values[column] for column in together}), []).append(index)
+    by_place = [groups[key] for key in sorted(groups)]
+    for_test, others = _nearest(by_place, test * len(rows))
+    for_validation, for_train = _nearest(others, validation * len(rows))
+    chosen = {"train": for_train, "validation": for_validation, "test": for_test}
+    return {part: [rows[index] for index in sorted(chain.from_iterable(own))] for part, own in chosen.items()}
+
+
+def _nearest(groups: Sequence[list[int]], wanted: float) -> tuple[list[list[int]], list[list[int]]]:
+    """Groups, the first before the others, of as nearly `wanted` rows as they come to; and those that are left."""
+    chosen: list[list[int]] = []
+    left: list[list[int]] = []
+    size = 0
+    for group in groups:
+        nearer = len(group) < 2 * (wanted - size)
+        (chosen if nearer else left).append(group)
+        size += len(group) if nearer else 0
+    if wanted and left and not chosen:
+        chosen.append(left.pop(min(range(len(left)), key=lambda i: len(left[i]))))
+    return chosen, left
 
 
 def without(rows: Iterable[Keyed], others: Iterable[Keyed]) -> list[Keyed]:

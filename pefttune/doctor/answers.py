@@ -39,7 +39,7 @@ def check_end(case: Case) -> Iterator[Finding]:
     """Whether each answer is trained with its end, or the model never learns to stop."""
     answered = [(each, answer) for each in case.train if (answer := trained_answer(each))]
     end = case.tokenizer.eos_token_id
-    endless = [each.origin for each, answer in answered if end not in answer[-END_WITHIN:]]
+    endless = {each.origin: each.answer_limit for each, answer in answered if end not in answer[-END_WITHIN:]}
     if not endless:
         return
     name = case.tokenizer.convert_ids_to_tokens(end) if end is not None else "an end token, which the base lacks"
@@ -48,8 +48,9 @@ def check_end(case: Case) -> Iterator[Finding]:
         yield found("no-end", "error", told, "The answers must end with it. Please report this.")
     else:
         told = f"{share(len(endless), len(answered))} training answers are cut: they go without their end ({name})"
-        mend = "Raise data.max_length and the task's limit of an answer, or set data.too_long: drop."
-        yield found("cut-answer", "error", told, mend, endless)
+        limits = " and ".join(sorted({*endless.values()} - {""})) or "data.max_length"
+        mend = f"Raise {limits}, or set data.too_long: drop."
+        yield found("cut-answer", "error", told, mend, list(endless))
 
 
 def check_template_end(case: Case) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from pefttune.data import DataReport, Dataset
+from pefttune.data import Dataset
 from pefttune.doctor.answers import (
     check_alignment,
     check_end,
@@ -67,14 +67,14 @@ def examine(recipe: Recipe, task: Task, rows: Dataset) -> Report:
     examples = {part: [each for row in own for each in encoder(row)] for part, own in by_part.items()}
     lengths = {part: measure(own, examples[part], unlimited) for part, own in by_part.items()}
     if recipe.data.too_long == "drop":
-        examples[TRAIN] = [each for each in examples[TRAIN] if not each.truncated]
+        examples[TRAIN] = [each for each in examples[TRAIN] if not each.truncated and not each.answer_limit]
     case = Case(task, reader.tokenizer, encoder, by_part, examples)
     counts = {part: count_kinds(task, own) for part, own in by_part.items()}
     kinds = kinds_of(task, [count for count in counts.values() if count is not None])
     findings = [
         *check(case),
         *check_lengths(lengths, recipe.data, reader.positions),
-        *_of_reading(rows.report),
+        *_of_reading(rows),
     ]
     return Report(
         name=recipe.output.name,
@@ -94,8 +94,12 @@ def examine(recipe: Recipe, task: Task, rows: Dataset) -> Report:
     )
 
 
-def _of_reading(report: DataReport) -> Iterator[Finding]:
-    """What became of rows while they were read."""
+def _of_reading(rows: Dataset) -> Iterator[Finding]:
+    """What became of rows while they were read and split."""
+    report = rows.report
+    if rows.kept_together:
+        told = f"rows with the same {' and '.join(rows.kept_together)} stay in one part"
+        yield found("kept-together", "note", told, "So parts may be a little larger or smaller than data.split says.")
     if report.bad_rows:
         told = f"{len(report.bad_rows):,} broken rows are skipped (data.max_bad_rows)"
         yield found("broken", "warning", told, "Mend them.", [str(bad) for bad in report.bad_rows])

@@ -38,13 +38,13 @@ def measure(rows: Sequence[Row], examples: Sequence[Example], unlimited: Encoder
     lost = 0
     for row in rows:
         own = by_row[row.origin]
-        if any(example.truncated for example in own) or len(own) > 1:
+        if any(map(_is_cut, own)) or len(own) > 1:
             whole[row.origin] = max(map(len, unlimited(row)))
-        if any(example.truncated for example in own):
+        if any(map(_is_cut, own)):
             lost += whole[row.origin] - max(map(len, own))
     median, ninetieth, ninety_ninth = np.percentile(list(whole.values()), (50, 90, 99), method="higher").tolist()
     longest = max(whole, key=whole.__getitem__)
-    cut = list(dict.fromkeys(example.origin for example in examples if example.truncated))
+    cut = list(dict.fromkeys(example.origin for example in examples if _is_cut(example)))
     return Lengths(
         median=median,
         percentile_90=ninetieth,
@@ -56,6 +56,10 @@ def measure(rows: Sequence[Row], examples: Sequence[Example], unlimited: Encoder
         first_cut=tuple(cut[:ROWS_NAMED]),
         tokens_lost=lost,
     )
+
+
+def _is_cut(example: Example) -> bool:
+    return example.truncated or example.answer_limit == "data.max_length"
 
 
 def check_lengths(lengths: Mapping[str, Lengths], data: schema.Data, positions: int | None) -> Iterator[Finding]:

@@ -16,14 +16,13 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from pefttune.batching import RUNS_NOT, Batch, agrees, evaluation_batches, inputs_of, ragged
-from pefttune.data import Example
+from pefttune.data import UNKNOWN, Example
 from pefttune.inference.answer import Answer
 from pefttune.inference.sampling import Sampling, chooser
 from pefttune.tasks import Generation
 
 # Keys and values of all answers that are written together. With more answers a step costs less for each.
 CACHE_MIB, CACHE_MIB_ON_GPU = 256, 4096
-UNSCORED = -100
 
 Tokens = Sequence[int]
 
@@ -128,7 +127,7 @@ class State:
 
 def _read(model: Any, prompts: Sequence[Tokens], max_tokens: int) -> tuple[Tensor, DynamicCache]:
     """Logits (B, V) after each prompt, and the keys and values of all, right-aligned."""
-    examples = [Example(tuple(p), (), None, "prompt", marks=((len(p) - 1, UNSCORED),)) for p in prompts]
+    examples = [Example(tuple(p), (), None, "prompt", marks=((len(p) - 1, UNKNOWN),)) for p in prompts]
     width = max(map(len, prompts))
     logits: list[Tensor] = [torch.empty(0)] * len(prompts)
     layers: list[tuple[Tensor, Tensor]] = []

@@ -1,4 +1,4 @@
-"""One adapter in a session: its task, its encoder, what is attached to the base, its head."""
+"""One adapter in a session: what it is for, what is attached to the base, its head."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from pefttune.tasks.head import Head
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """An adapter in a session, with its task; or, without adapter and head, the base itself asked to do a task."""
+class Purpose:
+    """What an adapter is for: its task, and how rows become examples of it. Known also while it is off the base."""
 
     task: tasks.Task
     encoder: tasks.Encoder
     max_length: int
     """Tokens of its longest example."""
+
+
+@dataclass(frozen=True)
+class Loaded(Purpose):
+    """An adapter in a session, with its task; or, without adapter and head, the base itself asked to do a task."""
+
     adapter: methods.Adapter | None = None
     head: Head | None = None
 

@@ -25,7 +25,7 @@ def predict(session: Session, rows: Iterable[AnyRow], adapter: str | Sequence[st
         raise DataError("predict() takes several texts: give a list, [text], also for one")
     whose = [adapter] if isinstance(adapter, str) else list(adapter)
     for name in dict.fromkeys(whose):
-        session[name]
+        session.purpose(name)
     return _in_chunks(session, rows, repeat(adapter) if isinstance(adapter, str) else iter(whose))
 
 
@@ -35,7 +35,7 @@ def _in_chunks(session: Session, rows: Iterable[AnyRow], names: Iterator[str]) -
         whose = list(islice(names, len(chunk)))
         if len(whose) < len(chunk):
             raise DataError(f"text {chunk[len(whose)][0]}: there are more rows than adapters named for them")
-        own = [session[name] for name in whose]
+        own = [session.purpose(name) for name in whose]
         checked = [as_row(row, one.task, number) for (number, row), one in zip(chunk, own, strict=True)]
         encoded = [one.encoder(row) for one, row in zip(own, checked, strict=True)]
         yield from _of_several(session, whose, checked, encoded)
@@ -47,7 +47,7 @@ def _of_several(
     """Predictions of rows that each name their adapter: scores of all in shared passes, answers written by one adapter
     after the other."""
     result: dict[int, tasks.Prediction] = {}
-    writers = {name for name in whose if session[name].task.generation is not None}
+    writers = {name for name in whose if session.purpose(name).task.generation is not None}
     for name in sorted(writers):
         indices = [i for i, other in enumerate(whose) if other == name]
         written = session.predictions(name, [rows[i] for i in indices], [encoded[i] for i in indices])
@@ -55,7 +55,7 @@ def _of_several(
     scored = [i for i, name in enumerate(whose) if name not in writers]
     scores = iter(session.mixed_scores([(whose[i], example) for i in scored for example in encoded[i]]))
     for i in scored:
-        result[i] = session[whose[i]].task.decode(rows[i], encoded[i], list(islice(scores, len(encoded[i]))))
+        result[i] = session.purpose(whose[i]).task.decode(rows[i], encoded[i], list(islice(scores, len(encoded[i]))))
     return [result[i] for i in range(len(rows))]
 
 
@@ -68,7 +68,7 @@ def predictions(
     boundary: Boundary | None,
 ) -> list[tasks.Prediction]:
     """Predictions of checked rows by the adapter `name`; `encoded` is what its encoder made of them."""
-    task = session[name].task
+    task = session.purpose(name).task
     if task.generation is not None:
         writings = session.generate(name, [each[-1] for each in encoded], progress=progress)
         rows_and_more = zip(rows, encoded, writings, strict=True)

@@ -21,11 +21,8 @@ def as_row(row: AnyRow, task: tasks.Task, number: int) -> Row:
             raise DataError(f"text {number}: {task.name} reads {' and '.join(task.inputs)}: give a mapping with both")
         row = {task.inputs[0]: row}
     plain = row if isinstance(row, Row) else Row(row, f"text {number}")
-    values = plain.values
     try:
-        if any(key not in values for key in task.inputs):
-            values = take_columns(values, task.inputs, {})
-        return Row(task.check({key: values[key] for key in task.inputs}), plain.origin)
+        return Row(task.check(take_columns(plain.values, task.inputs, {})), plain.origin)
     except NoColumn as fault:
         there = ", ".join(plain.values) or "none"
         raise DataError(f"{plain.origin}: there is no column {fault.column!r}, but {there}") from None

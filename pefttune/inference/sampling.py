@@ -3,23 +3,43 @@ the vocabulary."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 
+from pefttune.errors import InputError
 from pefttune.inference.answer import Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Chance in what is written: tokens are drawn from the likeliest that together have the probability `top_p`."""
+    """Chance in what is written: tokens are drawn from the likeliest that together have the probability `top_p`.
+    Raises InputError for values that none can be drawn by."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise InputError(
+                f"Sampling: temperature must be a number above 0, not {self.temperature}; for the likeliest token each "
+                "time leave the sampling out"
+            )
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"Sampling: top_p must be above 0 and at most 1, not {self.top_p}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"Sampling: seed must be a whole number, 0 or more, not {self.seed}")
+
+    def of_group(self, number: int) -> Sampling:
+        """The chance of one of several groups that are written one after another: each draws other numbers."""
+        (seed,) = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64).tolist()
+        return replace(self, seed=seed)
 
 
 Choose = Callable[[Tensor, Sequence[Answer]], tuple[Tensor, Tensor]]

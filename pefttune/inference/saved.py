@@ -29,7 +29,8 @@ def read_saved(folder: Path, base: bases.Base, expected: Source | None = None) -
     """What is saved in `folder`, whole and for this base. Raises AdapterError, also when it is not what is expected
     there."""
     manifest = store.read_manifest(folder)
-    source = Source(folder, manifest["files"][methods.weights.WEIGHTS])
+    weights = methods.weights.WEIGHTS
+    source = Source(folder, manifest["files"][weights], (folder / weights).stat().st_size)
     if expected is not None and source != expected:
         raise AdapterError(f"{folder} holds other weights than when it was loaded; remove the adapter and load it")
     trained_on = bases.Fingerprint(**manifest["base"]["fingerprint"])
@@ -40,6 +41,11 @@ def read_saved(folder: Path, base: bases.Base, expected: Source | None = None) -
         )
     recipe = recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}")
     return Saved(manifest, recipe, source)
+
+
+def attach_again(session: Session, source: Source) -> Loaded:
+    """An adapter that left the session's base, on it again. Raises AdapterError, also where it is no more the same."""
+    return attach_saved(session, read_saved(source.folder, session.base, source))
 
 
 def attach_saved(session: Session, saved: Saved) -> Loaded:

@@ -54,7 +54,7 @@ def mixed_scores(session: Session, asked: Asked) -> list[Tensor]:
     for together in _passes(session, asked, planned):
         outputs = session.outputs([(name, batch) for name, _, batch in together])
         for (name, indices, batch), output in zip(together, outputs, strict=True):
-            for i, each in zip(indices, session[name].task.scores(output, batch), strict=True):
+            for i, each in zip(indices, session.purpose(name).task.scores(output, batch), strict=True):
                 result[i] = each.cpu()
     return result
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from pefttune.inference import predicting, scoring
 from pefttune.inference.forward import can_share, outputs_of, outputs_together
 from pefttune.inference.generation import can_write
 from pefttune.inference.lengths import check_length, tokens_at_once
-from pefttune.inference.loaded import Loaded
+from pefttune.inference.loaded import Loaded, Purpose
 from pefttune.inference.rows import AnyRow, as_row
 from pefttune.inference.sampling import Sampling
-from pefttune.inference.saved import attach_saved, read_saved
+from pefttune.inference.saved import attach_again, attach_saved, read_saved
 from pefttune.inference.shelf import Shelf
 from pefttune.inference.writer import Writer
 
@@ -34,9 +34,9 @@ BASE_ITSELF = "base:"
 class Session:
     """One resident base, many adapters; switching between them loads nothing.
 
-    `max_adapter_mib` limits the memory of adapters that were loaded from folders: beyond it the least recently used one
-    leaves the base, and is read again when it is asked for. A session may be used by several threads; passes through
-    the base, and whatever changes it, go one after another.
+    `max_adapter_mib` limits the memory of adapters, with the tables that several of them share: beyond it the least
+    recently used of those that were loaded from folders leaves the base, and is read again when it is asked for. A
+    session may be used by several threads; passes through the base, and whatever changes it, go one after another.
     """
 
     def __init__(
@@ -44,13 +44,10 @@ class Session:
     ) -> None:
         prepare(base.model)
         self.base = base
-        self.causal = is_causal(base.model)
-        """Whether a token is blind to what follows it: a decoder, not an encoder."""
+        self.causal = is_causal(base.model)  # whether a token is blind to what follows it: a decoder
         self.max_batch_tokens = max_batch_tokens or tokens_at_once(base.device)
-        self.ragged: bool | None = None
-        """Whether batches are ragged; None until `try_ragged` has found out."""
-        limit = None if max_adapter_mib is None else int(max_adapter_mib * 2**20)
-        self._shelf = Shelf(limit, lambda source: attach_saved(self, read_saved(source.folder, base, source)))
+        self.ragged: bool | None = None  # whether batches are; None until `try_ragged` has found out
+        self._shelf = Shelf(max_adapter_mib, partial(attach_again, self), partial(methods.tables_nbytes, base.model))
         self._active: str | None = None
         tokenizer = base.tokenizer
         self._pad_id: int = (tokenizer.eos_token_id or 0) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -74,7 +71,13 @@ class Session:
             adapter = name.removeprefix(BASE_ITSELF)
             if name in self.names or adapter not in self.names or adapter == name:
                 return self._shelf.get(name)
-            return self.add_zero_shot(adapter, self[adapter].task, self[adapter].max_length)
+            purpose = self.purpose(adapter)
+            return self.add_zero_shot(adapter, purpose.task, purpose.max_length)
+
+    def purpose(self, name: str) -> Purpose:
+        """Task and encoder of that adapter, which need not be on the base for it; otherwise as `session[name]`."""
+        with self._lock:
+            return self._shelf.purpose(name) if name in self.names else self[name]
 
     def add(self, name: str, loaded: Loaded) -> Loaded:
         """Put an adapter into the session under a free name."""
@@ -101,8 +104,8 @@ class Session:
             name = name or saved.manifest["name"]
             if name in self.names and self._shelf.source(name) == saved.source:
                 return self[name]
-            if name in self.names:
-                raise AdapterError(f"the session already holds another adapter {name!r}; remove it first")
+            self._shelf.check_free(name)
+            self._shelf.make_room(saved.source.nbytes)
             return self._shelf.add(name, attach_saved(self, saved), saved.source)
 
     def load_in_background(self, folder: Path | str, name: str | None = None) -> Future[Loaded]:
@@ -195,16 +198,12 @@ class Session:
         return Writer(self, name, generation, sampling).write(examples, progress)
 
     def stream(
-        self,
-        name: str,
-        row: AnyRow,
-        generation: tasks.Generation | None = None,
-        sampling: Sampling | None = None,
+        self, name: str, row: AnyRow, generation: tasks.Generation | None = None, sampling: Sampling | None = None
     ) -> Iterator[str]:
         """The answer to one row as it is written, in pieces of whole characters; otherwise as `generate`. Other
         adapters may be used between two pieces. Raises DataError at once for a row that cannot be read."""
-        writer, loaded = Writer(self, name, generation, sampling), self[name]
-        return writer.stream(loaded.encoder(as_row(row, loaded.task, 1))[-1])
+        writer, purpose = Writer(self, name, generation, sampling), self.purpose(name)
+        return writer.stream(purpose.encoder(as_row(row, purpose.task, 1))[-1])
 
     def scores(
         self,
@@ -222,8 +221,7 @@ class Session:
         return scoring.mixed_scores(self, asked)
 
     def hidden_states(self, examples: Sequence[Example]) -> list[Tensor]:
-        """Last hidden states (marks, D) in float32, on the CPU, of each example's marks, by the base itself. Leaves no
-        adapter in use."""
+        """Last hidden states (marks, D) of each example's marks, float32 on the CPU, by the base, then in use."""
         return scoring.hidden_states(self, examples)
 
     def loss(self, name: str, batch: Batch) -> Tensor:
@@ -234,16 +232,19 @@ class Session:
         """The loss of a batch of each of several adapters, in one pass where they can go together. Leaves none in use
         if there are several."""
         outputs = self.outputs(batches)
-        return [self[name].task.loss(output, batch) for (name, batch), output in zip(batches, outputs, strict=True)]
+        return [
+            self.purpose(name).task.loss(output, batch) for (name, batch), output in zip(batches, outputs, strict=True)
+        ]
 
     def outputs(self, batches: Sequence[tuple[str, Batch]]) -> list[Tensor]:
         """What each adapter's task scores of its batch, in one pass where they can go together: a head's logits (N, C),
         or the log-likelihoods (N,) of target tokens. Leaves none in use if there are several."""
         model = self.base.model
         with self._lock:
-            loaded = [self[name] for name, _ in batches]
-            all_there = {name for name, _ in batches} <= set(self.resident)  # what comes last may push out the first
-            if len(batches) == 1 or not self.ragged or not can_share(model, loaded) or not all_there:
+            # Where one is away, reading it may push out another: each is read when its turn comes, and only then.
+            loaded = [self[name] for name, _ in batches if name in self.resident]
+            alone = len(batches) == 1 or len(loaded) < len(batches)
+            if alone or not self.ragged or not can_share(model, loaded):
                 return [outputs_of(model, self.use(name), batch) for name, batch in batches]
             self._active = None
             return outputs_together(model, loaded, [batch for _, batch in batches])

@@ -7,24 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pefttune.errors import AdapterError
-from pefttune.inference.loaded import Loaded
+from pefttune.inference.loaded import Loaded, Purpose
 
 
 @dataclass(frozen=True)
 class Source:
-    """The folder of a stored adapter, and the sha256 of its weights: new weights under an old name are another one."""
+    """The folder of a stored adapter, with sha256 and size of its weights: new weights are another adapter."""
 
     folder: Path
     sha256: str
+    nbytes: int
 
 
 class Shelf:
     """Adapters in the order in which they were last used. Those that were read from a folder may be taken off the base,
-    the least recently used first, to keep `limit_bytes`; asked for again they are `read` anew."""
+    the least recently used first, to keep `limit_mib`; asked for again they are `read` anew. `shared_bytes` is the
+    memory of what is made of all that are on the base together."""
 
-    def __init__(self, limit_bytes: int | None, read: Callable[[Source], Loaded]) -> None:
-        self._limit, self._read = limit_bytes, read
+    def __init__(
+        self, limit_mib: float | None, read: Callable[[Source], Loaded], shared_bytes: Callable[[], int]
+    ) -> None:
+        self._limit = None if limit_mib is None else int(limit_mib * 2**20)
+        self._read, self._shared_bytes = read, shared_bytes
         self._loaded: dict[str, Loaded] = {}
+        self._away: dict[str, Purpose] = {}
         self._sources: dict[str, Source] = {}
 
     @property
@@ -41,19 +47,29 @@ class Shelf:
         """Where the adapter comes from; None for one that was made here."""
         return self._sources.get(name)
 
+    def purpose(self, name: str) -> Purpose:
+        """What the adapter is for, without reading it again. Raises AdapterError."""
+        if name not in self.names:
+            raise AdapterError(f"no adapter {name!r} in this session; it holds {', '.join(self.names) or 'none'}")
+        return self._loaded.get(name) or self._away[name]
+
     def get(self, name: str) -> Loaded:
         """The adapter, read again if need be; it is now the most recently used. Raises AdapterError."""
+        self.purpose(name)
         if name not in self._loaded:
-            if name not in self._sources:
-                raise AdapterError(f"no adapter {name!r} in this session; it holds {', '.join(self.names) or 'none'}")
+            self.make_room(self._sources[name].nbytes)
             self._put(name, self._read(self._sources[name]))
         self._loaded[name] = self._loaded.pop(name)
         return self._loaded[name]
 
+    def check_free(self, name: str) -> None:
+        """Raise AdapterError when the name is taken."""
+        if name in self.names:
+            raise AdapterError(f"the session already holds another adapter {name!r}; remove it first")
+
     def add(self, name: str, loaded: Loaded, source: Source | None = None) -> Loaded:
         """Take in an adapter under a free name."""
-        if name in self.names:
-            raise AdapterError(f"the session already holds an adapter {name!r}; remove it first")
+        self.check_free(name)
         self._put(name, loaded)
         if source is not None:
             self._sources[name] = source
@@ -61,22 +77,28 @@ class Shelf:
 
     def remove(self, name: str) -> None:
         """Take an adapter off the base and forget it."""
-        if name not in self.names:
-            self.get(name)  # says so
+        self.purpose(name)
         if name in self._loaded:
             self._take_off(name)
+        del self._away[name]
         self._sources.pop(name, None)
 
-    def _put(self, name: str, loaded: Loaded) -> None:
-        self._loaded[name] = loaded
+    def make_room(self, nbytes: int, beside: str = "") -> None:
+        """Take off the base what must go for so many bytes more; not the adapter `beside`."""
         if self._limit is None:
             return
-        for other in [each for each in self._loaded if each in self._sources and each != name]:
-            if sum(each.nbytes for each in self._loaded.values()) <= self._limit:
+        for other in [each for each in self._loaded if each in self._sources and each != beside]:
+            if nbytes + self._shared_bytes() + sum(each.nbytes for each in self._loaded.values()) <= self._limit:
                 break
             self._take_off(other)
 
+    def _put(self, name: str, loaded: Loaded) -> None:
+        self._loaded[name] = loaded
+        self._away.pop(name, None)
+        self.make_room(0, beside=name)  # what it shares with the others is known only now
+
     def _take_off(self, name: str) -> None:
-        adapter = self._loaded.pop(name).adapter
-        if adapter is not None:
-            adapter.detach()
+        loaded = self._loaded.pop(name)
+        self._away[name] = Purpose(loaded.task, loaded.encoder, loaded.max_length)
+        if loaded.adapter is not None:
+            loaded.adapter.detach()

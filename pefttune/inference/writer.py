@@ -22,7 +22,7 @@ class Writer:
     """Writes by the adapter `name`. Raises AdapterError for a task that writes nothing."""
 
     def __init__(self, session: Session, name: str, generation: Generation | None, sampling: Sampling | None) -> None:
-        task = session[name].task
+        task = session.purpose(name).task
         if task.generation is None:
             raise AdapterError(f"{name} does {task.name}: it writes nothing")
         self._session, self._name = session, name
@@ -37,16 +37,17 @@ class Writer:
         prompts = [example.prompt for example in examples]
         answers = [self._new_answer() for _ in prompts]
         by_session, done = self._by_session(examples), 0
-        for indices in groups(prompts, self._session.base.model, self._generation):
+        for number, indices in enumerate(groups(prompts, self._session.base.model, self._generation)):
+            sampling = self._sampling and self._sampling.of_group(number)
             together, own = [prompts[i] for i in indices], [answers[i] for i in indices]
             if by_session:
-                steps = self._steps(together, own)
+                steps = self._steps(together, own, sampling)
                 while not all(answer.done for answer in own):
                     self._next(steps)
                     progress(done + sum(answer.done for answer in own))
             else:
                 with self._session.passing(self._name):
-                    self._leave_to_transformers(together, own)
+                    self._leave_to_transformers(together, own, sampling)
             progress(done := done + len(own))
         return [answer.writing() for answer in answers]
 
@@ -56,7 +57,7 @@ class Writer:
             yield self.write([example], lambda done: None)[0].text
             return
         answer, told = self._new_answer(), 0
-        steps = self._steps([example.prompt], [answer])
+        steps = self._steps([example.prompt], [answer], self._sampling and self._sampling.of_group(0))
         while not answer.done:
             self._next(steps)
             text = answer.text().strip()
@@ -78,12 +79,14 @@ class Writer:
             session.try_ragged(examples)
         return bool(session.ragged) and self._generation.num_beams == 1 and session.can_write
 
-    def _steps(self, prompts: Sequence[Tokens], answers: Sequence[Answer]) -> Iterator[None]:
+    def _steps(self, prompts: Sequence[Tokens], answers: Sequence[Answer], sampling: Sampling | None) -> Iterator[None]:
         session = self._session
-        return write(session.base.model, prompts, answers, self._ends, session.max_batch_tokens, self._sampling)
+        return write(session.base.model, prompts, answers, self._ends, session.max_batch_tokens, sampling)
 
-    def _leave_to_transformers(self, prompts: Sequence[Tokens], answers: Sequence[Answer]) -> None:
-        tokens = written_by_transformers(self._session.base, prompts, self._generation, self._ends, self._sampling)
+    def _leave_to_transformers(
+        self, prompts: Sequence[Tokens], answers: Sequence[Answer], sampling: Sampling | None
+    ) -> None:
+        tokens = written_by_transformers(self._session.base, prompts, self._generation, self._ends, sampling)
         both = zip(prompts, tokens, strict=True)
         examples = [Example(tuple(prompt), (tuple(own),), 0, "prompt") for prompt, own in both]
         # Read back for their likelihood: transformers would keep the logits of the whole vocabulary for every step.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pefttune.methods import weights
-from pefttune.methods.lora import FILE_PREFIX, LoraAdapter
+from pefttune.methods.lora import FILE_PREFIX, LoraAdapter, tables_nbytes
 from pefttune.methods.protocol import Adapter
 
 METHODS: dict[str, type[LoraAdapter]] = {"lora": LoraAdapter}
@@ -28,4 +28,4 @@ def activate(model: Any, *adapters: Adapter | None, rows: Sequence[slice] = ()) 
             adapter.activate(own)
 
 
-__all__ = ["FILE_PREFIX", "METHODS", "Adapter", "activate", "attach", "weights"]
+__all__ = ["FILE_PREFIX", "METHODS", "Adapter", "activate", "attach", "tables_nbytes", "weights"]

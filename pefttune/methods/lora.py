@@ -116,6 +116,11 @@ class LoraAdapter:
                 self._model.set_submodule(name, layer.base_layer)
 
 
+def tables_nbytes(model: Any) -> int:
+    """Memory that the adapters on the model need when several act at once, besides their own."""
+    return sum(layer.tables_nbytes(model.dtype) for layer in model.modules() if isinstance(layer, LoraLinear))
+
+
 def _path_in_class(model: Any) -> str:
     """What stands before a module's path in transformers' classes for tasks: an encoder, here loaded alone, has a name
     of its own there."""

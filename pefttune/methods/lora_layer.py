@@ -83,9 +83,17 @@ class LoraLinear(nn.Module):
         """The tables of all updates here, made again when one has changed."""
         state = (dtype, *((slot, a._version, self.lora_B[slot]._version) for slot, a in self.lora_A.items()))
         if self._tables is None or self._tables.state != state:
+            self._tables = None  # before there are others, for their memory
             weights = {slot: (a, self.lora_B[slot], self._scale[slot]) for slot, a in self.lora_A.items()}
             self._tables = Tables.of(weights, dtype, state)
         return self._tables
+
+    def tables_nbytes(self, dtype: torch.dtype) -> int:
+        """Memory of the tables of all updates here, once several adapters act at once."""
+        if len(self.lora_A) < WORTH_STACKING:
+            return 0
+        r = max(len(a) for a in self.lora_A.values())
+        return len(self.lora_A) * r * (self.base_layer.in_features + self.base_layer.out_features) * dtype.itemsize
 
     def _drops(self, acting: Acting) -> bool:
         dropout = self.lora_dropout[acting.slot]

@@ -11,6 +11,7 @@ from pefttune import data, store, tasks
 from pefttune.data import Dataset
 from pefttune.data.storage import storage_errors
 from pefttune.errors import RecipeError
+from pefttune.pipeline.telling import tell
 from pefttune.recipe import Recipe, resolved_yaml
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def check_together(recipes: Sequence[Recipe]) -> None:
 def read_data(recipe: Recipe) -> tuple[tasks.Task, Dataset]:
     """The recipe's task, its labels settled, and its rows, checked and split. Imports no torch. Raises DataError."""
     task = tasks.get(recipe.task)
-    rows = data.load(recipe.data, task.columns, task.inputs, task.check)
+    rows = data.load(recipe.data, task.columns, task.inputs, task.check, task.kept_together)
     return task.with_labels_of(rows.train, (*rows.validation, *rows.test)), rows
 
 
@@ -75,4 +76,7 @@ def begin(recipe: Recipe, notify: Notify, *, named: bool) -> Line:
     label = {"run": recipe.output.name} if named else {}
     logged = training.logging_to(run_folder, lambda event: notify({**event, **label}))
     logged({"event": "data", **asdict(rows.report)})
+    if rows.kept_together:
+        parts = ", ".join(f"{count:,} {part}" for part, count in rows.report.rows.items())
+        tell(logged, f"rows with the same {' and '.join(rows.kept_together)} stay in one part: {parts}")
     return Line(recipe, task, rows, run_folder, logged)

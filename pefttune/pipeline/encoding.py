@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pefttune import tasks
@@ -16,27 +17,36 @@ if TYPE_CHECKING:
     from pefttune.training import Notify
 
 
+SHORT = {"data.max_length": "do not fit", "task.max_new_tokens": "have an answer longer than"}
+"""The limits of a recipe, and what is said of rows that are cut by them."""
+
+
 def encode(
     recipe: Recipe, encoder: tasks.Encoder, rows: Sequence[Row], what: str, notify: Notify
 ) -> list[tasks.Encoded]:
-    """The examples of each row. Texts that do not fit `max_length` are counted and told, or a DataError if so asked."""
+    """The examples of each row. Texts and answers that do not fit their limit are counted and told, or a DataError if
+    so asked."""
     encoded = [encoder(row) for row in rows]
-    long = [each[0].origin for each in encoded if _truncated(each)]
-    if not long:
-        return encoded
-    told = f"{len(long)} of {len(rows)} {what} rows do not fit data.max_length = {recipe.data.max_length} tokens"
-    if recipe.data.too_long == "error":
-        raise DataError(f"{told}: {first_of(long)}. Raise the limit, or set data.too_long to truncate or drop")
     dropped = recipe.data.too_long == "drop" and what == "training"
-    tell(notify, f"{told}; they {'are dropped' if dropped else 'lose their end'}: {first_of(long)}")
-    kept = [each for each in encoded if not (dropped and _truncated(each))]
-    if not kept:
-        raise DataError(f"{told}, so none is left to train on. Raise the limit, or set data.too_long to truncate")
-    return kept
+    for limit, those in _cut(encoded).items():
+        told = f"{len(those)} of {len(rows)} {what} rows {SHORT[limit]} {limit} = {attrgetter(limit)(recipe)} tokens"
+        if recipe.data.too_long == "error":
+            raise DataError(f"{told}: {first_of(those)}. Raise the limit, or set data.too_long to truncate or drop")
+        lost = "are dropped" if dropped else "lose their end"
+        tell(notify, f"{told}; they {lost}: {first_of(those)}. A higher limit keeps them whole")
+        if dropped and len(those) == len(rows):
+            raise DataError(f"{told}, so none is left to train on. Raise the limit, or set data.too_long to truncate")
+    return [each for each in encoded if not (dropped and _cut([each]))]
 
 
-def _truncated(encoded: tasks.Encoded) -> bool:
-    return any(example.truncated for example in encoded)
+def _cut(encoded: Sequence[tasks.Encoded]) -> dict[str, list[str]]:
+    """The key of each limit that cuts something, and the origins of the rows."""
+    result: dict[str, list[str]] = {}
+    for row in encoded:
+        limits = [each.answer_limit for each in row] + ["data.max_length" for each in row if each.truncated]
+        for limit in sorted({*limits} - {""}):
+            result.setdefault(limit, []).append(row[0].origin)
+    return result
 
 
 def teaches(example: Example) -> bool:

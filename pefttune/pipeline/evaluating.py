@@ -50,7 +50,7 @@ def evaluate(
 def _known_rows(recipe: Recipe, task: tasks.Task, test: Sequence[Row], notify: Notify) -> Sequence[Row]:
     """What the baseline may know: the training rows where they can be read, else the very rows it is judged on."""
     try:
-        return data.load(recipe.data, task.columns, task.inputs, task.check).train
+        return data.load(recipe.data, task.columns, task.inputs, task.check, task.kept_together).train
     except PefttuneError:
         tell(notify, "the training rows cannot be read here, so the baseline is made of the rows it is judged on")
         return test
@@ -61,7 +61,7 @@ def _rows_of_the_training(
 ) -> tuple[Sequence[Row], Sequence[Row]]:
     """Training and test rows, as the recipe finds them today."""
     try:
-        rows = data.load(recipe.data, task.columns, task.inputs, task.check)
+        rows = data.load(recipe.data, task.columns, task.inputs, task.check, task.kept_together)
     except DataError as error:  # a published recipe names a private file without its folder
         raise DataError(f"{error} Labelled rows can be given with --data FILE.") from None
     if rows.report.fingerprints["test"] != manifest["data"]["fingerprints"]["test"]:

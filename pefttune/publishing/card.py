@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,19 @@ AUTO_CLASSES = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
 """transformers' class for a base with a head, by PEFT's name of the task."""
+HUB_METRICS = {
+    **{name: name for name in ("accuracy", "f1", "precision", "recall", "exact_match")},
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "word_accuracy": "accuracy",
+    "rouge_l": "rouge",
+    "rouge_1": "rouge",
+    "rouge_2": "rouge",
+    "r2": "r_squared",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
+"""Our names, and those of the Hub (huggingface.co/evaluate-metric). Others stand in the card's tables only."""
 
 
 def render_card(manifest: dict[str, Any]) -> str:
@@ -47,11 +60,21 @@ def render_card(manifest: dict[str, Any]) -> str:
         base_origin=base["origin"],
         quantization=base["fingerprint"]["quantization"],
         comparison=manifest["comparison"],
+        metrics=_hub_metrics(manifest["comparison"]["shown"]),
         confidence=recipe["evaluation"]["confidence_level"],
         data=manifest["data"],
         citation=known.citation if (known := CATALOGUE.get(manifest["data"]["source"])) else None,
         training=manifest["training"],
     )
+
+
+def _hub_metrics(shown: Iterable[str]) -> dict[str, list[str]]:
+    """The Hub's name of each metric that it knows, and ours where they are called otherwise."""
+    result: dict[str, list[str]] = {}
+    for ours in filter(HUB_METRICS.__contains__, shown):
+        own = result.setdefault(HUB_METRICS[ours], [])
+        own += [ours] if ours != HUB_METRICS[ours] else []
+    return result
 
 
 def _percent(fraction: float) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from pefttune.errors import RecipeError
 from pefttune.recipe.document import inline
 from pefttune.recipe.keys import ROOT, Key, keys_of, unknown_key, walk
@@ -41,7 +43,7 @@ def explain(key: str, loaded: LoadedRecipe | None = None) -> Explanation:
     value = None if section or loaded is None else _value(key, loaded)
     return Explanation(
         key=key,
-        meaning=found.info.description or "",
+        meaning=_meaning(found),
         type=slot.phrase(bounds=False),
         choices=tuple(slot.choices()),
         bounds=slot.bounds() or None,
@@ -67,16 +69,31 @@ def _unit(key: Key) -> str | None:
     return str(extra["unit"]) if isinstance(extra, dict) else None
 
 
+def _meaning(key: Key) -> str:
+    """What it means in all sections that have it, or in each kind of them."""
+    told = {kind: info.description or "" for kind, info in key.infos.items()}
+    if len(set(told.values())) == 1:
+        return key.info.description or ""
+    return " ".join(f"For {kind}: {each}" for kind, each in told.items())
+
+
 def _default(key: Key) -> str | None:
     if key.info.is_required():
         return None
-    return inline(key.info.get_default(call_default_factory=True))
+    defaults = {kind: _own_default(info) for kind, info in key.infos.items()}
+    if len(set(defaults.values())) == 1:
+        return _own_default(key.info)
+    return ", ".join(f"{default} ({kind})" for kind, default in defaults.items())
+
+
+def _own_default(info: FieldInfo) -> str:
+    return inline(info.get_default(call_default_factory=True))
 
 
 def _example(key: Key) -> str:
     if key.info.examples:
         return inline(key.info.examples[0])
-    return _default(key) or key.slot.choices()[0]
+    return key.slot.choices()[0] if key.info.is_required() else _own_default(key.info)
 
 
 def _value(key: str, loaded: LoadedRecipe) -> str | None:

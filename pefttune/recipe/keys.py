@@ -88,10 +88,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class Key:
-    """One key of the schema. Sections that may stand in one place share it: the first of them describes it."""
+    """One key of the schema. Sections that may stand in one place share it, and each says what it is there."""
 
     slot: Slot
-    info: FieldInfo
+    infos: dict[str, FieldInfo]
+    """By the section's kind, such as `summarization`."""
+
+    @property
+    def info(self) -> FieldInfo:
+        """What the first of the sections says."""
+        return next(iter(self.infos.values()))
 
 
 ROOT = Slot(Recipe)
@@ -99,11 +105,17 @@ ROOT = Slot(Recipe)
 
 def keys_of(slot: Slot) -> dict[str, Key]:
     """The keys of the section, or sections, that may stand in `slot`."""
-    found: dict[str, list[FieldInfo]] = {}
+    found: dict[str, dict[str, FieldInfo]] = {}
     for section in slot.sections():
         for name, info in section.model_fields.items():
-            found.setdefault(name, []).append(info)
-    return {name: Key(_shared_slot(infos), infos[0]) for name, infos in found.items()}
+            found.setdefault(name, {})[_kind(section)] = info
+    return {name: Key(_shared_slot(list(infos.values())), infos) for name, infos in found.items()}
+
+
+def _kind(section: type[Section]) -> str:
+    """The word that chooses the section where several may stand; else its name."""
+    choosing = next(iter(section.model_fields.values())).annotation
+    return str(get_args(choosing)[0]) if get_origin(choosing) is Literal else section.__name__
 
 
 def _shared_slot(infos: list[FieldInfo]) -> Slot:
@@ -127,9 +139,10 @@ def unknown_key(path: str, siblings: Slot, root: Slot = ROOT) -> str:
     """What to say of the last key in `path`, which the section it stands in does not know; that knows `siblings`."""
     name = path.rpartition(".")[2]
     places: dict[str, list[str]] = {}
-    for known, _ in walk(root):
-        if known != path:  # It can be known to another section that may stand in the same place.
-            places.setdefault(known.rpartition(".")[2], []).append(known)
+    for known, key in walk(root):
+        if known == path:  # to another section that may stand in the same place
+            return f"unknown key here; it belongs to {' and '.join(key.infos)}"
+        places.setdefault(known.rpartition(".")[2], []).append(known)
     if name in places:
         homes = [place.rpartition(".")[0] or "the top level" for place in places[name]]
         return f"unknown key here; it belongs to {' or '.join(homes)}"

@@ -6,16 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pefttune.data import Example, Row
+from pefttune.data import UNKNOWN, Example, Row
 from pefttune.errors import DataError
 from pefttune.tasks.chat import ChatTemplate, Message, Tokens
 from pefttune.tasks.protocol import Encoded
 
 Conversation = Callable[[Row], tuple[Sequence[Message], str | None]]
 """What is said up to a user's turn, and the right reply where it is known."""
-
-
-UNKNOWN = -100
 
 
 class AnswerEncoder:
@@ -39,6 +36,7 @@ class AnswerEncoder:
         self._system = [{"role": "system", "content": system}] if system else []
         self._max_length, self._room = max_length, max_length - max_new_tokens
         self._longest_reply = longest_reply or max_length
+        self._answer_limit = "task.max_new_tokens" if longest_reply else "data.max_length"
         fixed = len(self._prompt(self._asked([{"role": "user", "content": ""}]))[2])
         if self._room <= fixed:
             raise DataError(
@@ -54,7 +52,7 @@ class AnswerEncoder:
         if reply is not None:
             answered = [*asked, {"role": "assistant", "content": reply}]
             self._template.check(self._template.messages(answered), row.origin)
-        roles, tokens, prompt, truncated = self._fitting(asked)
+        roles, tokens, prompt, truncated = self._fitting(asked, row.origin)
         if reply is None:
             return (Example(prompt, (), None, row.origin, truncated, marks=((len(prompt) - 1, UNKNOWN),)),)
         tokens = [*tokens, *self._template.said([{"role": "assistant", "content": reply}])]
@@ -65,8 +63,8 @@ class AnswerEncoder:
             examples.append(Example(turn.prompt, (turn.answer,), 0, row.origin, truncated, marks))
         last = examples.pop()
         answer = last.answers[0][: min(self._longest_reply, self._max_length - len(last.prompt))]
-        cut = truncated or answer != last.answers[0]
-        return (*examples, replace(last, answers=(answer,), truncated=cut))
+        whole = answer == last.answers[0]
+        return (*examples, replace(last, answers=(answer,), answer_limit="" if whole else self._answer_limit))
 
     def render(self) -> str:
         """The prompt with `{text}` in place of what the user says."""
@@ -75,8 +73,9 @@ class AnswerEncoder:
     def _asked(self, messages: Sequence[Message]) -> list[Message]:
         return [*messages] if messages[0]["role"] == "system" else [*self._system, *messages]
 
-    def _fitting(self, asked: list[Message]) -> tuple[list[str], list[Tokens], Tokens, bool]:
-        """Roles, what each says, the whole prompt, and whether something had to go."""
+    def _fitting(self, asked: list[Message], origin: str) -> tuple[list[str], list[Tokens], Tokens, bool]:
+        """Roles, what each says, the whole prompt, and whether something had to go. Raises DataError where nothing
+        would be left of what the user says."""
         oldest = 1 if asked[0]["role"] == "system" else 0
         kept = list(asked)
         roles, said, prompt = self._prompt(kept)
@@ -84,7 +83,14 @@ class AnswerEncoder:
             del kept[oldest : oldest + 2]
             roles, said, prompt = self._prompt(kept)
         if (excess := len(prompt) - self._room) > 0:
-            said[-1] = said[-1][: max(0, len(said[-1]) - excess)]
+            fixed = len(self._prompt([*kept[:-1], {"role": "user", "content": ""}])[2])
+            if fixed >= self._room:
+                raise DataError(
+                    f"{origin}: the system message leaves no room for what the user says: the prompt takes {fixed} "
+                    f"tokens without that, and data.max_length has room for {self._room} beside the answer's. Shorten "
+                    "the message, or raise data.max_length"
+                )
+            said[-1] = said[-1][: len(said[-1]) - excess]
             prompt = self._template.prompt(roles, said)
         return roles, said, prompt, excess > 0 or len(kept) < len(asked)
 

@@ -55,6 +55,7 @@ class MultiLabel:
     name: str = "text-classification"
     columns: tuple[str, ...] = ("text", "label")
     inputs: tuple[str, ...] = ("text",)
+    kept_together: tuple[str, ...] = ()
     shown: ClassVar[dict[str, str]] = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "exact": "all labels right"}
     watched: str = "micro_f1"
     generation: None = None

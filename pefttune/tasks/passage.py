@@ -61,15 +61,7 @@ class PassageEncoder:
         question = text_tokens(self._tokenizer, row.values["question"])
         cut = len(question) > self._longest_question
         question = question[: self._longest_question]
-        passage = self._tokenizer(
-            row.values["context"],
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            verbose=False,  # it would warn of a passage longer than a window
-        )
-        ids = tuple(passage["input_ids"])
-        place_K, characters_K2 = _not_blank(row.values["context"], passage["offset_mapping"])
+        ids, place_K, characters_K2 = self._passage(row.values["context"])
         held = _held_by(row, characters_K2)
         windows = []
         for start, end in self._windows(len(ids), self._size(len(question))):
@@ -97,6 +89,25 @@ class PassageEncoder:
     def render(self) -> str:
         """Nothing: question and passage are read as they are."""
         return ""
+
+    def misaligned(self, row: Row) -> list[str]:
+        """The answers that begin or end inside a token (`pefttune.doctor.Aligns`)."""
+        _, _, characters_K2 = self._passage(row.values["context"])
+        starts, ends = (set(side.tolist()) for side in characters_K2.T)
+        answers = row.values["answers"]
+        places = zip(answers["text"], answers["answer_start"], strict=True)
+        return [text for text, start in places if start not in starts or start + len(text) not in ends]
+
+    def _passage(self, context: str) -> tuple[Tokens, np.ndarray, np.ndarray]:
+        """Its tokens, and the places (K,) and characters (K, 2) of those that hold more than whitespace."""
+        passage = self._tokenizer(
+            context,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,  # it would warn of a passage longer than a window
+        )
+        return tuple(passage["input_ids"]), *_not_blank(context, passage["offset_mapping"])
 
     def _size(self, question: int) -> int:
         """How many of the passage's tokens a window has beside a question of so many."""

@@ -104,6 +104,11 @@ class Task(Protocol):
         """Those of them the model reads, all that prediction needs."""
 
     @property
+    def kept_together(self) -> tuple[str, ...]:
+        """Those of the inputs that many rows share, so that a split must not divide such rows; none where each row
+        stands for itself."""
+
+    @property
     def shown(self) -> Mapping[str, str]:
         """The metrics that are shown, all fractions, and how each is called; the first is the primary one, by which
         adapter and base are compared. Greater is better in the primary one."""

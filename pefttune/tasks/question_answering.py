@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data 
     from pefttune.tasks.head import Head
     from pefttune.tasks.passage import Window
 
-NO_ANSWER = "no answer"
+ANSWER, NO_ANSWER = "answer", "no answer"
 MOST_SHIFTED = 3  # characters that an answer may stand beside its place, as where whitespace was stripped
 
 
@@ -73,6 +73,7 @@ class QuestionAnswering:
     name: str = "question-answering"
     columns: tuple[str, ...] = ("question", "context", "answers")
     inputs: tuple[str, ...] = ("question", "context")
+    kept_together: tuple[str, ...] = ("context",)
     shown: ClassVar[dict[str, str]] = {"f1": "F1", "exact_match": "exact match"}
     watched: str = "f1"
     generation: None = None
@@ -112,7 +113,7 @@ class QuestionAnswering:
                 if not row.values["answers"]["text"]:
                     raise DataError(f"{row.origin}: there is no answer, but every training row has one")
             return self
-        return dataclasses.replace(self, labels=("answer", NO_ANSWER))
+        return dataclasses.replace(self, labels=(ANSWER, NO_ANSWER))
 
     def with_labels(self, labels: Sequence[str]) -> QuestionAnswering:
         """The task as an adapter was trained on it."""
@@ -194,6 +195,10 @@ class QuestionAnswering:
     def reference(self, row: Row) -> str:
         """Its answers, each once."""
         return " / ".join(dict.fromkeys(row.values["answers"]["text"])) or NO_ANSWER
+
+    def kinds(self, row: Row) -> tuple[str, ...]:
+        """Whether it has an answer: what rows are counted by (`pefttune.doctor.Counts`)."""
+        return (ANSWER if row.values["answers"]["text"] else NO_ANSWER,)
 
     def target_name(self, target: float) -> str:
         """That the answer begins here, and at which mark from here it ends; at the first mark, that there is none."""

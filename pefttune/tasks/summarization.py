@@ -11,9 +11,10 @@ from pefttune.data import Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import BaseError
 from pefttune.recipe import tasks as sections
+from pefttune.tasks.checks import checked_text
 from pefttune.tasks.protocol import Encoded, Encoder, Generation, ScoredBatch, Writing
 from pefttune.tasks.rouge import SHOWN, mean_rouge, rouge
-from pefttune.tasks.written import Written, by_example, stripped, unfinished, written
+from pefttune.tasks.written import Written, by_example, unfinished, written
 
 if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
     import numpy as np
@@ -32,6 +33,7 @@ class Summarization:
     name: str = "summarization"
     columns: tuple[str, ...] = ("document", "summary")
     inputs: tuple[str, ...] = ("document",)
+    kept_together: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     watched: str = "log_likelihood"
     shown: ClassVar[dict[str, str]] = SHOWN
@@ -43,10 +45,10 @@ class Summarization:
 
     def check(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with its texts stripped. Raises RowFault."""
-        checked: dict[str, Any] = {"document": stripped(values["document"], "document")}
+        checked: dict[str, Any] = {"document": checked_text(values["document"], "document")}
         if "summary" in values:
             summaries = values["summary"] if isinstance(values["summary"], list | tuple) else [values["summary"]]
-            checked["summary"] = [stripped(summary, "summary") for summary in summaries]
+            checked["summary"] = [checked_text(summary, "summary") for summary in summaries]
             if not checked["summary"]:
                 raise RowFault("summary", "is empty")
         return checked

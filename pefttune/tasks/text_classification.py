@@ -13,6 +13,7 @@ from pefttune.data import UNKNOWN, Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import BaseError, DataError
 from pefttune.recipe import tasks as sections
+from pefttune.tasks.calibration import calibration_error
 from pefttune.tasks.checks import checked_text
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data 
     from torch import Tensor
 
     from pefttune.tasks.head import Head
-
-CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class TextClassification:
     name: str = "text-classification"
     columns: tuple[str, ...] = ("text", "label")
     inputs: tuple[str, ...] = ("text",)
+    kept_together: tuple[str, ...] = ()
     shown: ClassVar[dict[str, str]] = {
         "accuracy": "accuracy",
         "macro_f1": "macro-F1",
@@ -171,10 +171,11 @@ class TextClassification:
 
         predicted, references = [prediction.label for prediction in predictions], [self.reference(row) for row in rows]
         per_class = precision_recall_fscore_support(references, predicted, labels=self.labels, zero_division=0.0)
+        right = [p == r for p, r in zip(predicted, references, strict=True)]
         return {
-            "accuracy": sum(p == r for p, r in zip(predicted, references, strict=True)) / len(references),
+            "accuracy": sum(right) / len(right),
             "macro_f1": float(per_class[2].mean()),
-            "calibration_error": self._calibration_error(predictions, references),
+            "calibration_error": calibration_error([prediction.confidence for prediction in predictions], right),
             "per_class": {
                 label: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
                 for label, p, r, f, n in zip(self.labels, *per_class, strict=True)
@@ -207,17 +208,6 @@ class TextClassification:
     def kinds(self, row: Row) -> tuple[str, ...]:
         """Its label: what rows are counted by (`pefttune.doctor.Counts`)."""
         return (self.reference(row),)
-
-    def _calibration_error(self, predictions: Sequence[Classified], references: Sequence[str]) -> float:
-        """Expected calibration error over 15 bins (Guo et al. 2017, arXiv:1706.04599)."""
-        import torch
-        from torchmetrics.functional.classification import multiclass_calibration_error
-
-        probabilities = torch.tensor([[p.probabilities[label] for label in self.labels] for p in predictions])
-        targets = torch.tensor([self.labels.index(reference) for reference in references])
-        return float(
-            multiclass_calibration_error(probabilities, targets, num_classes=len(self.labels), n_bins=CALIBRATION_BINS)
-        )
 
     def target_name(self, target: float) -> str:
         """The label."""

@@ -13,9 +13,10 @@ from pefttune.data.faults import RowFault
 from pefttune.data.messages import from_messages
 from pefttune.errors import BaseError
 from pefttune.recipe import tasks as sections
+from pefttune.tasks.checks import checked_text
 from pefttune.tasks.protocol import Encoded, Encoder, Generation, ScoredBatch, Writing
 from pefttune.tasks.rouge import mean_rouge, rouge
-from pefttune.tasks.written import Written, by_example, stripped, unfinished, written
+from pefttune.tasks.written import Written, by_example, unfinished, written
 
 if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
     import numpy as np
@@ -35,6 +36,7 @@ class TextGeneration:
     name: str = "text-generation"
     columns: tuple[str, ...] = ("messages", "reply")
     inputs: tuple[str, ...] = ("messages",)
+    kept_together: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     watched: str = "log_likelihood"
 
@@ -52,16 +54,14 @@ class TextGeneration:
 
     def check(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The conversation up to the user's last turn; a text is one turn. Raises RowFault."""
-        said = values["messages"]
-        asked = {"role": "user", "content": said}
-        messages = from_messages({"messages": [asked] if isinstance(said, str) else said})
+        messages = from_messages(values)
         while messages and messages[-1]["role"] != "user":
             messages.pop()
         if not messages:
             raise RowFault("messages", "has no turn of the user, to be answered")
         checked: dict[str, Any] = {"messages": [{**turn, "content": turn["content"].strip()} for turn in messages]}
         if "reply" in values:
-            checked["reply"] = stripped(values["reply"], "reply")
+            checked["reply"] = checked_text(values["reply"], "reply")
             if self.answer_after and self.answer_after not in checked["reply"]:
                 raise RowFault("reply", f"does not have {self.answer_after!r}, after which the answer is to stand")
         return checked

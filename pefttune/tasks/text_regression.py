@@ -48,6 +48,7 @@ class TextRegression:
     name: str = "text-classification"
     columns: tuple[str, ...] = ("text", "label")
     inputs: tuple[str, ...] = ("text",)
+    kept_together: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     shown: ClassVar[dict[str, str]] = {"r2": "R²", "pearson": "Pearson", "spearman": "Spearman"}
     watched: str = "r2"
@@ -112,12 +113,14 @@ class TextRegression:
         }
 
     def tallies(self, predictions: Sequence[Number], rows: Sequence[Row]) -> np.ndarray:
-        """1, the number, its square, and the squared error: (rows, 4)."""
+        """1, the number and its square, both from the mean of the rows, or large numbers would lose their differences;
+        and the squared error: (rows, 4)."""
         import numpy as np
 
         predicted = np.array([p.value for p in predictions])
         right = np.array([row.values["label"] for row in rows], float)
-        return np.stack([np.ones_like(right), right, right**2, (predicted - right) ** 2], axis=1)
+        centred = right - right.mean()
+        return np.stack([np.ones_like(right), centred, centred**2, (predicted - right) ** 2], axis=1)
 
     def primary_of(self, tallies: np.ndarray) -> np.ndarray:
         """R²; where the numbers do not differ, as in a single row, minus the squared error."""
@@ -125,7 +128,7 @@ class TextRegression:
 
         count, total, squares, error = np.moveaxis(tallies, -1, 0)
         spread = squares - total**2 / count
-        differs = spread > 1e-9 * np.maximum(squares, 1)
+        differs = spread > 1e-9 * squares
         result: np.ndarray = np.where(differs, 1 - error / np.where(differs, spread, 1), -error)
         return result
 

@@ -15,6 +15,7 @@ from pefttune.data.faults import RowFault
 from pefttune.data.hints import shortened
 from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
+from pefttune.tasks.calibration import calibration_error
 from pefttune.tasks.protocol import Encoder, Piece, ScoredBatch
 from pefttune.tasks.tags import OUTSIDE, Span, as_iob2, classes_of, likeliest, spans
 from pefttune.tasks.words import joined, split
@@ -26,7 +27,6 @@ if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data 
     from pefttune.tasks.head import Head
     from pefttune.tasks.words import Window
 
-CALIBRATION_BINS = 15
 NOTHING = "nothing"
 _NAMES = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
 
@@ -105,6 +105,7 @@ class TokenClassification:
     name: str = "token-classification"
     columns: tuple[str, ...] = ("tokens", "tags")
     inputs: tuple[str, ...] = ("tokens",)
+    kept_together: tuple[str, ...] = ()
     shown: ClassVar[dict[str, str]] = {
         "f1": "entity F1",
         "precision": "precision",
@@ -223,7 +224,9 @@ class TokenClassification:
             "precision": all_kinds["precision"],
             "recall": all_kinds["recall"],
             "word_accuracy": float(right.mean()),
-            "calibration_error": _calibration_error([p for each in predictions for p in each.probabilities], right),
+            "calibration_error": calibration_error(
+                [p for each in predictions for p in each.probabilities], right.tolist()
+            ),
             "per_class": {kind: _from_report(report, kind) for kind in self.labels},
             "unread_words": sum(prediction.unread for prediction in predictions),
         }
@@ -266,6 +269,10 @@ class TokenClassification:
         words = row.values["tokens"]
         return _in_few_words((kind, " ".join(words[first:end])) for kind, first, end in spans(row.values["tags"]))
 
+    def kinds(self, row: Row) -> tuple[str, ...]:
+        """The kind of each of its entities: what rows are counted by (`pefttune.doctor.Counts`)."""
+        return tuple(span.kind for span in spans(row.values["tags"]))
+
     def target_name(self, target: float) -> str:
         """The tag of the word."""
         return classes_of(self.labels)[int(target)]
@@ -297,14 +304,6 @@ def _from_report(report: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """One kind's part of seqeval's report, which leaves out a kind that nobody has or predicts."""
     own = report.get(kind, {})
     return {**{name: float(own.get(theirs, 0)) for name, theirs in _NAMES.items()}, "rows": int(own.get("support", 0))}
-
-
-def _calibration_error(probabilities: Sequence[float], right: np.ndarray) -> float:
-    """Expected calibration error over 15 bins (Guo et al. 2017, arXiv:1706.04599)."""
-    import torch
-    from torchmetrics.functional.classification import binary_calibration_error
-
-    return float(binary_calibration_error(torch.tensor(probabilities), torch.tensor(right), n_bins=CALIBRATION_BINS))
 
 
 def _plain(text: str) -> dict[str, Any]:

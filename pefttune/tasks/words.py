@@ -10,13 +10,12 @@ from typing import Any
 
 import regex
 
-from pefttune.data import Example, Row
+from pefttune.data import UNKNOWN, Example, Row
 from pefttune.errors import BaseError, DataError
 from pefttune.tasks.prompt import special_tokens_around, text_tokens
 from pefttune.tasks.protocol import Encoded
-from pefttune.tasks.tags import classes_of
+from pefttune.tasks.tags import classes_of, spans
 
-UNKNOWN = -100  # the class of a word whose tag is not known
 SEPARATOR = "\n"
 _LETTERS = r"[\p{L}\p{M}\p{N}_]+"
 _WORD = regex.compile(
@@ -101,15 +100,23 @@ class WordEncoder:
         """Nothing: the words are read as they are."""
         return ""
 
+    def misaligned(self, row: Row) -> list[str]:
+        """The entities with a word that has no token to be read off: its tag is taken to be O
+        (`pefttune.doctor.Aligns`)."""
+        words = row.values["tokens"]
+        _, read_at = self._tokens(words)
+        lost = [span for span in spans(row.values["tags"]) if not read_at.keys() >= set(range(span.first, span.end))]
+        return [" ".join(words[span.first : span.end]) for span in lost]
+
     def _tokens(self, words: Sequence[str]) -> tuple[tuple[int, ...], dict[int, int]]:
         """The tokens of the words, and the place of the one that each word is read off. Some words have none."""
-        text, spans = joined(words)
+        text, places = joined(words)
         tokens = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-        starts = [start for start, _ in spans]
+        starts = [start for start, _ in places]
         read_at: dict[int, int] = {}
         for place, (start, end) in enumerate(tokens["offset_mapping"]):
             word = bisect_right(starts, end - 1) - 1  # a token may begin with the space before its word
-            if start < end <= spans[word][1] and (self._causal or word not in read_at):
+            if start < end <= places[word][1] and (self._causal or word not in read_at):
                 read_at[word] = place
         return tuple(tokens["input_ids"]) or (0,), read_at
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttune.data import Row
-from pefttune.data.faults import RowFault
 from pefttune.tasks.protocol import Encoded, Piece, ScoredBatch, Writing
 
 if TYPE_CHECKING:
@@ -38,15 +37,6 @@ class Written:
     def pieces(self, row: Row) -> tuple[Piece, ...]:
         """What the model read, nothing in it marked."""
         return (Piece("\n".join(self.read)),)
-
-
-def stripped(value: Any, column: str) -> str:
-    """A column's text without the space around it. Raises RowFault."""
-    if not isinstance(value, str):
-        raise RowFault(column, f"is {type(value).__name__}, not text")
-    if not (text := value.strip()):
-        raise RowFault(column, "is empty")
-    return text
 
 
 def written(writing: Writing, read: Sequence[str], encoded: Encoded) -> Written:

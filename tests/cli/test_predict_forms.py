@@ -30,13 +30,14 @@ def test_a_question_is_the_same_in_every_form(command: Any, tiny: Path, tmp_path
     forms: list[dict[str, Any]] = [
         {"instruction": "Name it", "input": "sun"},
         {"question": "Name it\nsun"},
+        {"messages": "Name it\nsun"},
         {"messages": [{"role": "user", "content": "Name it\nsun"}]},
         {"messages": [{"role": "user", "content": "Name it\nsun"}, {"role": "assistant", "content": "sun"}]},
     ]
     (tmp_path / "ask.jsonl").write_text("".join(json.dumps(row) + "\n" for row in forms), encoding="utf-8")
     predicted = command("predict", "chat", "--input", "ask.jsonl", "--json").document["predictions"]
     [plain] = command("predict", "chat", "Name it\nsun", "--json").document["predictions"]
-    assert [row["prediction"] for row in predicted] == [plain["prediction"]] * 4
+    assert [row["prediction"] for row in predicted] == [plain["prediction"]] * 5
     (tmp_path / "bad.jsonl").write_text('{"question": "a"}\n{"question": ["b"]}\n', encoding="utf-8")
     done = command("predict", "chat", "--input", "bad.jsonl")
     assert "bad.jsonl:2: question must be text, not [" in done.err

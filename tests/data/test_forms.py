@@ -143,6 +143,7 @@ SHARED_TALK = shared(("system", "be kind"), ("human", "hi"), ("gpt", "hello"), (
     [
         ({"messages": TALK}, TALK),
         ({"messages": turns("hi")}, turns("hi")),
+        ({"messages": "hi"}, turns("hi")),
         (
             {"messages": [{"role": "user", "content": " hi\n", "name": "Ada", "tool_calls": None, "weight": 1}]},
             turns(" hi\n"),
@@ -180,7 +181,8 @@ NO_TURN = "must have `role` and `content`, or `from` and `value`, not "
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": "hi"}, "messages: must be a list of messages, not 'hi'"),
+        ({"messages": 5}, "messages: must be a list of messages, not 5"),
+        ({"messages": " "}, "messages: is empty"),
         ({"messages": []}, "messages: must be a list of messages, not []"),
         ({"messages": [*turns("hi"), "hello"]}, f"messages: turn 2 {NO_TURN}'hello'"),
         (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pefttune.data import Row
 from pefttune.data.content import canonical_json, fingerprint
-from pefttune.data.splits import _place, assign, divide, duplicates_in, keyed, limit, without
+from pefttune.data.splits import _place, assign, divide, divide_whole, duplicates_in, keyed, limit, without
 from pefttune.errors import DataError
 
 TEXTS = st.lists(st.text(), max_size=60)
@@ -74,6 +74,34 @@ def test_the_fractions_are_met() -> None:
     # Were the place used again, a limit would take the lowest places only.
     places = [assign({"text": item.row.values["text"]}) for item in limited]
     assert sum(places) / len(places) == pytest.approx(0.15, abs=5 * 0.3 / (12 * 1000) ** 0.5)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.randoms())
+def test_rows_of_one_passage_stay_in_one_part(sizes: list[int], order: random.Random) -> None:
+    pairs = [(passage, question) for passage, size in enumerate(sizes) for question in range(size)]
+
+    def parts_in(pairs: list[tuple[int, int]]) -> dict[str, set[tuple[int, int]]]:
+        rows = [Row({"context": passage, "question": question}, "") for passage, question in pairs]
+        parts = divide_whole(keyed(rows, ["context", "question"]), ["context"], validation=0.2, test=0.3)
+        return {part: {(i.row.values["context"], i.row.values["question"]) for i in own} for part, own in parts.items()}
+
+    parts = parts_in(pairs)
+    assert sum(len({passage for passage, _ in own}) for own in parts.values()) == len(sizes)
+    assert sorted(pair for own in parts.values() for pair in own) == pairs
+    for part, fraction in (("test", 0.3), ("validation", 0.2)):
+        alone = len({passage for passage, _ in parts[part]}) == 1
+        # A group is put in or left out by which is nearer, so half of one is the most that can lack or be too much.
+        assert alone or abs(len(parts[part]) - fraction * len(pairs)) <= max(sizes) / 2
+    assert parts_in(order.sample(pairs, len(pairs))) == parts
+
+
+def test_whole_passages_leave_rows_in_their_order_and_every_part_with_some() -> None:
+    rows = keyed([Row({"context": str(i % 5), "question": str(i)}, f"a:{i}") for i in range(50)], ["question"])
+    parts = divide_whole(rows, ["context"], validation=0.02, test=0.02)
+    assert {part: len(own) for part, own in parts.items()} == {"train": 30, "validation": 10, "test": 10}
+    for own in parts.values():
+        assert own == [item for item in rows if item in own]
+    assert len(divide_whole(rows, ["context"], validation=0, test=0)["train"]) == 50
 
 
 def test_the_label_has_no_part_in_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer
 
 from pefttune import batching, tasks
 from pefttune.data import Row
-from pefttune.errors import AdapterError, DataError
+from pefttune.errors import AdapterError, DataError, InputError
 from pefttune.inference import Session
 from pefttune.inference.answer import Answer
 from pefttune.inference.generation import can_write, groups, write
@@ -287,6 +288,31 @@ def test_chance_is_seeded(session: Session) -> None:
     session.ragged = False
     assert drawn(seed=1) == drawn(seed=1) != drawn(seed=2)
     assert torch.equal(torch.get_rng_state(), state), "training beside it would see other dropout"
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_groups_draw_other_numbers(tiny_session: Session, monkeypatch: pytest.MonkeyPatch, ragged: bool) -> None:
+    add(tiny_session)
+    tiny_session.ragged = ragged
+    monkeypatch.setattr("pefttune.inference.generation.CACHE_MIB", 0)  # so that each answer is a group
+    [one, other] = tiny_session.generate("a", examples(tiny_session)[:1] * 2, sampling=Sampling(seed=3))
+    assert one.text != other.text
+    assert "".join(tiny_session.stream("a", DOCUMENTS[0], sampling=Sampling(seed=3))) == one.text
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"temperature": 0}, "temperature must be a number above 0, not 0; for the likeliest token each time leave"),
+        ({"temperature": float("nan")}, "temperature must be a number above 0, not nan"),
+        ({"top_p": 2}, "top_p must be above 0 and at most 1, not 2"),
+        ({"top_p": 0}, "top_p must be above 0 and at most 1, not 0"),
+        ({"seed": -1}, "seed must be a whole number, 0 or more, not -1"),
+    ],
+)
+def test_chance_that_nothing_can_be_drawn_by_is_told(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"Sampling: {told}")):
+        Sampling(**values)
 
 
 def test_together_stand_as_many_as_the_cache_may_hold(tiny_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

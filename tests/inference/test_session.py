@@ -136,6 +136,17 @@ def test_a_row_that_cannot_be_read_is_told(session: Session, adapted: Any, row: 
     assert str(raised.value) == message
 
 
+def test_a_row_may_have_its_column_in_any_form_that_files_have(session: Session) -> None:
+    from pefttune import tasks
+    from pefttune.recipe import schema
+    from pefttune.recipe import tasks as sections
+
+    section = sections.Summarization(type="summarization", min_new_tokens=0, max_new_tokens=3)
+    session.add("short", session.attach(tasks.get(section), schema.Lora(method="lora"), 128))
+    [whole, parts] = session.predict([{"document": "One. Two."}, {"document": ["One.", "Two."]}], "short")
+    assert parts == whole
+
+
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_adapters_with_other_tasks_live_side_by_side(base_of: Any, adapted: Any, quantization: str) -> None:
     session = Session(base_of(quantization=quantization))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pefttune import store
+from pefttune import methods, store
 from pefttune.errors import AdapterError
 from pefttune.inference import Session, open_session
 from pefttune.methods.lora_layer import LoraLinear
@@ -70,6 +70,48 @@ def test_a_pass_of_more_adapters_than_there_is_room_for_is_still_right(session: 
         assert ours.probabilities == pytest.approx(theirs, rel=1e-4)  # batches of another width, float32
 
 
+def test_a_chunk_of_rows_reads_each_adapter_once(
+    session: Session, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = loaded(limited(session, folders, room_for=1.5), folders)
+    list(small.predict(TEXTS, "a"))
+    read: list[str] = []
+    of_file = methods.weights.read
+    monkeypatch.setattr(methods.weights, "read", lambda folder, known: read.append(folder) or of_file(folder, known))
+    monkeypatch.setattr("pefttune.inference.predicting.ROWS_AT_ONCE", 9)
+    list(small.predict(TEXTS * 6, list("abc") * 6))
+    assert len(read) <= 2 * len(folders)
+
+
+def test_the_tables_that_adapters_share_count_as_theirs(session: Session, folders: list[Path], adapted: Any) -> None:
+    first = session.load(folders[0], "a")
+    for i in range(3):
+        session.load(folders[1], f"b{i}")
+    list(session.predict(TEXTS * 2, ["a", "b0", "b1", "b2", "a", "b0"]))  # makes them
+    layers = [module for module in session.base.model.modules() if isinstance(module, LoraLinear)]
+    tables = sum(t.nbytes for layer in layers if (own := layer._tables) for t in (own.a_nrI, own.b_nOr))
+    assert tables == methods.tables_nbytes(session.base.model) == 4 * first.nbytes  # float32 as the weights are
+    for name in session.names:
+        session.remove(name)
+    small = limited(session, folders, room_for=4.5)  # four without their tables, three with what four would need
+    for i in range(5):
+        small.load(folders[i % 3], f"c{i}")
+        list(small.predict(TEXTS * 2, [small.resident[j % len(small.resident)] for j in range(6)]))
+    assert small.resident == ("c2", "c3", "c4")
+
+
+def test_room_is_made_before_an_adapter_is_attached(
+    session: Session, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = limited(session, folders, room_for=2.5)
+    most: list[int] = []
+    attach = small.attach
+    monkeypatch.setattr(small, "attach", lambda *how: (attach(*how), most.append(slots(small)))[0])
+    loaded(small, folders)
+    list(small.predict(TEXTS, list("abc")))
+    assert max(most) == 2
+
+
 def test_an_adapter_that_was_made_here_never_leaves(session: Session, folders: list[Path], adapted: Any) -> None:
     small = limited(session, folders, room_for=0.5)
     adapted(small, "made")
@@ -99,7 +141,7 @@ def test_weights_that_changed_while_the_adapter_was_away_are_refused(
     shutil.rmtree(folders[0])
     shutil.copytree(finished("head").run.folder, folders[0])
     with pytest.raises(AdapterError, match="holds other weights than when it was loaded"):
-        small.predict(TEXTS, "a")
+        list(small.predict(TEXTS, "a"))
     assert [str(p) for p in small.predict(TEXTS, "b")]
 
 

@@ -108,7 +108,8 @@ def test_the_card_says_what_the_manifest_says(finished: Any, approach: str) -> N
     assert metadata["base_model"] == ("tiny-encoder" if approach == "encoder" else "tiny")
     assert metadata["library_name"] == "peft"
     assert metadata["pipeline_tag"] == "text-classification"
-    assert metadata["metrics"] == ["accuracy", "macro_f1", "calibration_error"]
+    assert metadata["metrics"] == ["accuracy", "f1"]
+    assert "\n- f1  # macro_f1\n" in head
     assert "base_model_revision" not in metadata
     assert f"{run.manifest['parameters']:,} trainable parameters" in body
     assert "adapter for text-classification (bad / good) on `" in body
@@ -158,6 +159,18 @@ def test_the_cards_tables_are_the_comparison(finished: Any, approach: str) -> No
         [label, *percents(own, ("precision", "recall", "f1")), str(own["rows"])]
         for label, own in comparison.adapter["per_class"].items()
     ]
+
+
+def test_metrics_have_the_names_that_the_hub_knows(finished: Any) -> None:
+    manifest = json.loads(json.dumps(finished().run.manifest))
+    comparison = manifest["comparison"]
+    comparison["shown"] = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "exact_match": "exact match", "accuracy": "x"}
+    for metrics in (comparison["adapter"], *comparison["others"].values()):
+        metrics.update(dict.fromkeys(comparison["shown"], 0.5))
+    comparison["primary"] = "rouge_l"
+    _, head, _ = render_card(manifest).split("---\n", 2)
+    assert yaml.safe_load(head)["metrics"] == ["rouge", "exact_match", "accuracy"]
+    assert "- rouge  # rouge_l, rouge_1\n- exact_match\n" in head
 
 
 def test_names_in_a_card_cannot_break_its_tables(finished: Any) -> None:

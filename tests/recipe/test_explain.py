@@ -184,9 +184,19 @@ def test_value_and_origin_in_a_recipe(loaded: LoadedRecipe) -> None:
     assert (r.value, r.origin) == ("8", "default")
 
 
+def test_a_key_of_several_tasks_is_explained_for_each() -> None:
+    found = explain("task.stride")
+    assert found.meaning == (
+        "For token-classification: Overlap of the windows into which a text longer than `data.max_length` is cut. "
+        "For question-answering: Overlap of the windows into which a passage longer than `data.max_length` is cut."
+    )
+    assert found.default == "64 (token-classification), 128 (question-answering)"
+    assert explain("task.num_beams").meaning == "Beams of the search; 1 is greedy."  # what they have in common
+
+
 def test_the_key_of_another_task_has_no_value_in_a_recipe(loaded: LoadedRecipe) -> None:
     found = explain("task.stride", loaded)
-    assert (found.default, found.value, found.origin) == ("64", None, None)
+    assert (found.value, found.origin) == (None, None)
 
 
 def test_a_section_lists_its_keys(loaded: LoadedRecipe) -> None:

@@ -239,7 +239,7 @@ class Many(Section):
         ({"method": "lwo"}, "adapter.method: 'lwo' is not one of: low, wide; did you mean 'low'?"),
         ({"r": 4}, "adapter.method: missing key; one of: low, wide"),
         ({"method": "wide", "r": 4}, "adapter.r: must be a whole number (above 64), not 4"),
-        ({"method": "wide", "alpha": 4}, "adapter.alpha: unknown key; known here: method, r, layers"),
+        ({"method": "wide", "alpha": 4}, "adapter.alpha: unknown key here; it belongs to low"),
         ({"method": "wide", "layers": [3, 3]}, "adapter.layers: 3 stands here 2 times"),
         ("wide", "adapter: must be a section, not 'wide'"),
     ],

@@ -132,6 +132,18 @@ def test_r_squared_is_that_of_scikit_learn(number: tasks.Task) -> None:
     assert metrics["r2"] == pytest.approx(r2_score(right, [guess.value for guess in guesses]))
 
 
+@pytest.mark.parametrize(("offset", "scale"), [(1e8, 1), (-1e12, 1), (0, 1e-6)])
+def test_r2_is_as_sure_of_large_and_of_small_numbers(number: tasks.Task, offset: float, scale: float) -> None:
+    right = [offset + scale * value for value in (1, 2, 3, 4, 6)]
+    rows = [Row({"text": "x", "label": value}, "") for value in right]
+    guesses = [Number(value + scale * error, False) for value, error in zip(right, (0.5, -1, 0, 1, 0), strict=True)]
+    centred = [guess.value - offset for guess in guesses]
+    # The float nearest to a number may be half a unit of its last place off: 1e-4 at 1e12.
+    expected = pytest.approx(r2_score([value - offset for value in right], centred), abs=1e-3)
+    assert number.metrics(guesses, rows)["r2"] == expected
+    assert number.primary_of(number.tallies(guesses, rows).sum(0)) == expected
+
+
 @pytest.mark.parametrize(
     ("problem_type", "primary"), [("multi_label_classification", "micro_f1"), ("regression", "r2")]
 )

@@ -187,3 +187,14 @@ def test_a_passage_of_many_windows_is_nothing_to_warn_of(
 def test_a_tokenizer_that_knows_no_places_is_refused() -> None:
     with pytest.raises(BaseError, match="a fast tokenizer of transformers does"):
         PassageEncoder(SimpleNamespace(is_fast=False), 128, 8, causal=False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"), [("Ada", []), ("by", []), ("y Ada", []), ("da", ["da"]), ("y A", ["y A"]), (None, [])]
+)
+def test_answers_that_begin_or_end_inside_a_token_are_told(tiny: Path, answer: str | None, told: list[str]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    vocabulary = tokenizer.get_vocab()
+    tokenizer.backend_tokenizer.model = models.BPE({**vocabulary, "Ad": len(vocabulary)}, [("A", "d")])
+    encoder = PassageEncoder(tokenizer, 256, 8, causal=True)
+    assert encoder.misaligned(row("by Ada", answer)) == told

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torchmetrics.text import SQuAD
 
-from pefttune import pipeline
+from pefttune import doctor, pipeline
 from pefttune.data import Row, load
 from pefttune.data.faults import RowFault, RowMended
 from pefttune.errors import DataError
@@ -298,9 +298,17 @@ def test_a_whole_run_learns_and_gives_the_same_answers_when_opened_again(tmp_pat
         for theirs in by_peft_alone(source, run.folder, row("Ada"), window):
             assert torch.allclose(ours, theirs, atol=1e-5)  # float32 sums in another order
     assert session["tiny"].task.labels == ("answer", "no answer")
-    context = "Ada wrote 99 notes in 1899."
-    who, where = session.predict(
-        [{"question": "who wrote?", "context": context}, {"question": "where?", "context": context}], "tiny"
-    )
+    asked = [
+        {"question": "who wrote?", "context": "Ada wrote 99 notes in 1899."},
+        {"question": "where?", "context": "Eve wrote 98 notes in 1898."},
+    ]
+    who, where = session.predict(asked, "tiny")
     assert (str(who), who.start) == ("Ada", 0)
     assert (str(where), where.text) == ("no answer", "")
+
+
+def test_rows_are_counted_by_whether_they_have_an_answer() -> None:
+    rows = [row(CONTEXT.split()[0]), row(), row()]
+    counts = doctor.classes.count_kinds(task_of(), rows)
+    assert counts == {"answer": 1, "no answer": 2}
+    assert doctor.classes.kinds_of(task_of().with_labels_of(rows, []), [counts]) == ["answer", "no answer"]

@@ -70,9 +70,10 @@ def test_only_the_document_is_cut_and_at_its_end(tokenizer: Any) -> None:
 
 def test_a_summary_longer_than_any_that_is_written_is_cut_and_counted(tokenizer: Any) -> None:
     example = encoded(tokenizer, row_of("x", "abcdefgh"), max_new_tokens=5)
-    assert (tokenizer.decode(example.answers[0]), example.truncated) == ("abcde", True)
+    assert (tokenizer.decode(example.answers[0]), example.answer_limit) == ("abcde", "task.max_new_tokens")
+    assert not example.truncated  # the document is whole
     fits = encoded(tokenizer, row_of("x", "abcd"), max_new_tokens=5)
-    assert (tokenizer.decode(fits.answers[0]), fits.truncated) == ("abcd<|end|>", False)
+    assert (tokenizer.decode(fits.answers[0]), fits.answer_limit) == ("abcd<|end|>", "")
 
 
 def test_an_encoder_cannot_write(tokenizer: Any) -> None:

@@ -12,6 +12,7 @@ from pefttune import tasks
 from pefttune.data import Row
 from pefttune.data.columns import take_columns
 from pefttune.data.faults import RowFault
+from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
 from pefttune.tasks import Writing, Written
 
@@ -109,9 +110,35 @@ def test_of_a_long_conversation_the_oldest_exchanges_go_first_then_the_end_of_th
 def test_a_reply_may_be_longer_than_what_is_written_as_far_as_there_is_room(tokenizer: Any) -> None:
     [example] = task_of(max_new_tokens=3).encoder(tokenizer, 40, causal=True)(row_of(said("x"), "abcdefgh"))
     assert (tokenizer.decode(example.answers[0]), example.truncated) == ("abcdefgh<|end|>", False)
+    assert not example.answer_limit
     room = len(example.prompt) + 3
     [example] = task_of(max_new_tokens=3).encoder(tokenizer, room, causal=True)(row_of(said("x"), "abcdefgh"))
-    assert (tokenizer.decode(example.answers[0]), example.truncated) == ("abc", True)
+    assert (tokenizer.decode(example.answers[0]), example.truncated) == ("abc", False)
+    assert example.answer_limit == "data.max_length"
+
+
+@pytest.mark.parametrize("template", ["own", "without system"])
+def test_a_system_message_that_leaves_no_room_is_told_and_never_cut(tokenizer: Any, template: str) -> None:
+    if template == "without system":  # as Gemma's: it then stands before what the user says
+        raising = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        tokenizer.chat_template = raising + tokenizer.chat_template
+    encoder = task_of().encoder(tokenizer, 100, causal=True)
+    asked = said("And one?")
+    for length in range(40, 120):
+        system = {"role": "system", "content": "s" * length}
+        row = row_of([system, *asked], "Five.")
+        try:
+            [example] = encoder(row)
+        except DataError as error:
+            told = str(error)
+            break
+        assert len(example) <= 100
+        assert "s" * length in tokenizer.decode(example.prompt)
+        assert "A" in tokenizer.decode(example.prompt)
+    assert told.startswith("row 1: the system message leaves no room for what the user says: the prompt takes ")
+    assert "has room for 80 beside the answer's" in told
+    with pytest.raises(DataError, match="leaves no room"):
+        encoder(row_of([{"role": "system", "content": "s" * 500}, *asked], "Five."))
 
 
 def test_a_text_is_one_turn_of_the_user_and_what_was_answered_is_asked_again() -> None:

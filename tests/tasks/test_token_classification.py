@@ -13,7 +13,7 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 from torch.nn.functional import cross_entropy
 
-from pefttune import pipeline
+from pefttune import doctor, pipeline
 from pefttune.data import Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError
@@ -314,3 +314,9 @@ def test_a_whole_run_learns_and_its_adapter_is_pefts_own(tmp_path: Path, source:
     (ours,) = session.scores("tiny", [window])
     theirs = torch.log_softmax(by_peft_alone(source, run.folder, window.prompt), dim=-1)
     assert torch.allclose(ours, theirs[[place for place, _ in window.marks]], atol=1e-5)  # float32, other kernels
+
+
+def test_rows_are_counted_by_their_entities() -> None:
+    task = task_of(("PER", "LOC"))
+    rows = [row("Ada Byron met Bob in Rome", "B-PER I-PER O B-PER O B-LOC"), row("it rains", "O O")]
+    assert doctor.classes.count_kinds(task, rows) == {"PER": 2, "LOC": 1}
