@@ -25,6 +25,7 @@ from pefttune import (  # bases first: it keeps bitsandbytes from fetching code,
 from pefttune.batching import (
     Batch,
     Boundary,
+    Outputs,
     disagreement,
     evaluation_batches,
     hidden_rows,
@@ -33,6 +34,7 @@ from pefttune.batching import (
     log_likelihoods,
     logits_are_linear,
     open_boundary,
+    open_outputs,
     padded,
     prepare,
     ragged,
@@ -268,7 +270,7 @@ class Session:
         rows: Sequence[Row],
         encoded: Sequence[tasks.Encoded],
         progress: Callable[[int], None] = lambda done: None,
-        boundary: Boundary | None = None,
+        boundary: Boundary | Outputs | None = None,
     ) -> list[tasks.Prediction]:
         """Predictions of checked rows by the adapter `name`; `encoded` is what its encoder made of them. Leaves it in
         use. `progress` and `boundary` as for `scores`, of all examples of all rows; or where answers are written,
@@ -314,7 +316,7 @@ class Session:
         name: str,
         examples: Sequence[Example],
         progress: Callable[[int], None] = lambda done: None,
-        boundary: Boundary | None = None,
+        boundary: Boundary | Outputs | None = None,
     ) -> list[Tensor]:
         """What the task's `scores` are for each example, on the CPU, by the adapter `name`. Leaves it in use.
 
@@ -326,9 +328,7 @@ class Session:
             self.try_ragged(examples)
         result: list[Tensor] = [torch.empty(0)] * len(examples)
         for indices in evaluation_batches(examples, self.max_batch_tokens, ragged=bool(self.ragged)):
-            batch = self.collate([examples[i] for i in indices], every_answer=True)
-            if boundary is not None:
-                batch = boundary.enter(batch, indices)
+            batch = self.batch(examples, indices, boundary, every_answer=True)
             with self._lock:
                 scores = loaded.task.scores(self._outputs(self.use(name), batch), batch)
             for index, each in zip(indices, scores, strict=True):
@@ -340,18 +340,25 @@ class Session:
     def hidden_states(self, examples: Sequence[Example]) -> list[Tensor]:
         """Last hidden states (marks, D) in float32, on the CPU, of each example's marks, by the base itself. Leaves no
         adapter in use."""
+        result: list[Tensor] = [torch.empty(0)] * len(examples)
+        for indices, states in self._hidden_states(examples):
+            own = states.float().cpu().split([len(examples[i].marks) for i in indices])
+            for i, each in zip(indices, own, strict=True):
+                result[i] = each
+        return result
+
+    @torch.no_grad()
+    def _hidden_states(self, examples: Sequence[Example]) -> Iterator[tuple[list[int], Tensor]]:
+        """Batch by batch, which of the examples are in it, and the last hidden states (N, D) of their marks."""
         if self.ragged is None:
             self.try_ragged(examples)
-        result: list[Tensor] = [torch.empty(0)] * len(examples)
         for indices in evaluation_batches(examples, self.max_batch_tokens, ragged=bool(self.ragged)):
             batch = self.collate([examples[i] for i in indices], every_answer=True)
             with self._lock:
                 methods.activate(self.base.model)
                 self._active = None
-                states = hidden_rows(self.base.model, batch).float().cpu()
-            for i, each in zip(indices, states.split([len(examples[i].marks) for i in indices]), strict=True):
-                result[i] = each
-        return result
+                states = hidden_rows(self.base.model, batch)
+            yield indices, states
 
     @torch.no_grad()
     def mixed_scores(self, asked: Sequence[tuple[str, Example]]) -> list[Tensor]:
@@ -405,6 +412,12 @@ class Session:
     def outputs(self, batches: Sequence[tuple[str, Batch]]) -> list[Tensor]:
         """What each adapter's task scores of its batch, in one pass where they can go together: a head's logits (N, C),
         or the log-likelihoods (N,) of target tokens. Leaves none in use if there are several."""
+        unknown = [(name, batch) for name, batch in batches if batch.known_ND is None]
+        if len(unknown) < len(batches):
+            run = iter(self.outputs(unknown) if unknown else ())
+            return [
+                next(run) if batch.known_ND is None else self._outputs(self.use(name), batch) for name, batch in batches
+            ]
         model = self.base.model
         with self._lock:
             loaded = [self[name] for name, _ in batches]
@@ -438,17 +451,31 @@ class Session:
         every_answer: bool,
         notice: Callable[[str], None],
         progress: Callable[[int], None] = lambda done: None,
-    ) -> Boundary | None:
-        """What enters the lowest layer that the adapter `name` changes, for these examples, from the cache on disk;
-        None where there is nothing to keep."""
+    ) -> Boundary | Outputs | None:
+        """What enters the lowest layer that the adapter `name` changes, for these examples, from the cache on disk, or
+        the base's outputs where it changes none; None where there is nothing to keep."""
         adapter = self.use(name).adapter
-        layer = adapter.first_layer if adapter else 0
-        if not self.ragged or not layer or not examples:
+        folder = cache_dir() / "boundaries"
+        if adapter is None or not examples:
+            return None
+        if adapter.first_layer is None:
+            return open_outputs(
+                folder,
+                self.base.model,
+                examples,
+                self._hidden_states,
+                ragged=bool(self.ragged),
+                base_digest=self.base.fingerprint.digest,
+                max_tokens=self.max_batch_tokens,
+                notice=notice,
+                progress=progress,
+            )
+        if not self.ragged or not adapter.first_layer:
             return None
         return open_boundary(
-            cache_dir() / "boundaries",
+            folder,
             self.base.model,
-            layer,
+            adapter.first_layer,
             examples,
             every_answer=every_answer,
             causal=self.causal,
@@ -465,6 +492,20 @@ class Session:
         reason = disagreement(self.base.model, examples, self._pad_id, causal=self.causal)
         self.ragged = reason is None
         return reason
+
+    def batch(
+        self,
+        examples: Sequence[Example],
+        indices: Sequence[int],
+        boundary: Boundary | Outputs | None,
+        *,
+        every_answer: bool,
+    ) -> Batch:
+        """The batch of those of the examples, which begins where their `boundary` is, if that is known."""
+        if isinstance(boundary, Outputs):
+            return boundary.batch(indices, self.base.device)
+        batch = self.collate([examples[i] for i in indices], every_answer=every_answer)
+        return batch if boundary is None else boundary.enter(batch, indices)
 
     def collate(self, examples: Sequence[Example], *, every_answer: bool) -> Batch:
         """A batch on the base's device, ragged if the base can read that."""
