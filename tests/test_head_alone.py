@@ -55,6 +55,7 @@ def test_it_learns_and_holds_the_head_and_nothing_else(finished: Any, kind: str)
     assert tensors(folder).keys() == {f"base_model.model.{name}" for name in expected}
     config = json.loads((folder / weights.CONFIG).read_text())
     assert (config["peft_type"], config["task_type"], config["modules_to_save"]) == ("LORA", "SEQ_CLS", [key])
+    assert config["target_modules"] == "dummy-target-modules"  # PEFT's word for no layer
     assert manifest["recipe"]["adapter"] == {"method": "head"}
     assert manifest["parameters"] == 2 * 32 + 2 * (kind != "alone")
     assert "Head alone for text-classification (bad / good)" in (folder / "README.md").read_text()

@@ -413,7 +413,7 @@ class Session:
         """What each adapter's task scores of its batch, in one pass where they can go together: a head's logits (N, C),
         or the log-likelihoods (N,) of target tokens. Leaves none in use if there are several."""
         unknown = [(name, batch) for name, batch in batches if batch.known_ND is None]
-        if len(unknown) < len(batches):
+        if len(unknown) < len(batches):  # the base has nothing to do for the others
             run = iter(self.outputs(unknown) if unknown else ())
             return [
                 next(run) if batch.known_ND is None else self._outputs(self.use(name), batch) for name, batch in batches

@@ -118,6 +118,20 @@ def test_the_same_batch_gives_the_same_loss_gradients_and_scores_to_the_bit(
     assert session.base.digest() == digest
 
 
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("base", ["tiny", "tiny_encoder"])
+def test_nothing_is_rounded_in_half_precision(
+    base_of: Any, request: pytest.FixtureRequest, base: str, quantization: str
+) -> None:
+    folder = request.getfixturevalue(base)
+    session = Session(base_of(folder, dtype="bfloat16", quantization=quantization), max_batch_tokens=10_000)
+    examples = attached(session, "words")
+    outputs = opened(session, examples)
+    assert outputs.states.dtype == torch.bfloat16
+    scores = session.scores("a", examples), session.scores("a", examples, boundary=outputs)
+    assert all(torch.equal(*pair) for pair in zip(*scores, strict=True))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_only_what_is_read_is_kept_and_each_state_once(session: Session, case: str) -> None:
     examples = attached(session, case)
