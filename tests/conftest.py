@@ -320,19 +320,21 @@ def ragged() -> list[tuple[str, str]]:
 @pytest.fixture(scope="session")
 def finished(tiny: Path, tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A whole run on the tiny model, made once for each approach: `finished("head")` gives the `Run`, its recipe, its
-    events and its cache; `finished("encoder")` is a head on the tiny encoder. Read only."""
+    events and its cache; `finished("encoder")` is a head on the tiny encoder, and with `alone` the head is all there
+    is. Read only."""
     runs: dict[str, Any] = {}
 
     def run(kind: str = "label-words") -> Any:
         if kind not in runs:
-            base, approach = (tiny_encoder, "head") if kind == "encoder" else (tiny, kind)
-            runs[kind] = _finish(base, tmp_path_factory.mktemp(kind), approach)
+            base, approach = (tiny_encoder if "encoder" in kind else tiny), kind if kind == "label-words" else "head"
+            method = "{method: head}" if "alone" in kind else "{method: lora, r: 4}"
+            runs[kind] = _finish(base, tmp_path_factory.mktemp(kind), approach, method)
         return runs[kind]
 
     return run
 
 
-def _finish(base: Path, folder: Path, approach: str) -> Any:
+def _finish(base: Path, folder: Path, approach: str, method: str) -> Any:
     from types import SimpleNamespace
 
     from pefttune import pipeline
@@ -343,7 +345,7 @@ def _finish(base: Path, folder: Path, approach: str) -> Any:
         f"task: {{type: text-classification, approach: {approach}}}\n"
         f"base: {{source: {base}, quantization: none, dtype: float32, device: cpu}}\n"
         f"data: {{source: {folder}/reviews.jsonl, split: {{validation: 0.2, test: 0.3}}}}\n"
-        "adapter: {method: lora, r: 4}\n"
+        f"adapter: {method}\n"
         "training: {per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 2}\n"
         f"output: {{name: tiny, store: {folder}/adapters, runs: {folder}/runs}}\n",
         encoding="utf-8",

@@ -212,7 +212,7 @@ def test_without_room_for_frozen_layers_the_result_is_the_same(
     top = {"adapter.layers": "top-1"}
     without = pipeline.run(quick({**top, "training.cache_frozen_layers": False}))
     if trouble == "no room":
-        monkeypatch.setattr("pefttune.batching.boundary.BYTES_LEFT_FREE", 2**60)
+        monkeypatch.setattr("pefttune.batching.kept.BYTES_LEFT_FREE", 2**60)
     else:
         monkeypatch.setattr("os.posix_fallocate", full)
     events: list[dict[str, Any]] = []

@@ -157,9 +157,9 @@ def _work(
     boundary = _boundary(job, session, name, examples, folder)
 
     def collate(step: int, indices: Sequence[int]) -> batching.Batch:
-        batch = session.collate([examples[index] for index in indices], every_answer=False)
+        batch = session.batch(examples, indices, boundary, every_answer=False)
         clock.batch(step, batch)
-        return batch if boundary is None else boundary.enter(batch, indices)
+        return batch
 
     def plan(epoch: int) -> list[list[list[int]]]:
         return batching.steps_of(examples, steps, session.max_batch_tokens, ragged=bool(session.ragged))
@@ -186,7 +186,7 @@ def _work(
 
 def _boundary(
     job: Job, session: Session, name: str, examples: list[data.Example], folder: Path
-) -> batching.Boundary | None:
+) -> batching.Boundary | batching.Outputs | None:
     """The states of the frozen layers, in a cache of its own, so that filling it counts."""
     if not job.settings.get("cached"):
         return None

@@ -11,6 +11,7 @@ from pefttune.batching.forward import (
     logits_are_linear,
     target_log_likelihoods,
 )
+from pefttune.batching.outputs import Outputs, open_outputs
 from pefttune.batching.padded import padded
 from pefttune.batching.plan import evaluation_batches, n_fed, steps_of, training_steps
 from pefttune.batching.ragged import join, ragged
@@ -19,6 +20,7 @@ __all__ = [
     "RUNS_NOT",
     "Batch",
     "Boundary",
+    "Outputs",
     "agrees",
     "disagreement",
     "evaluation_batches",
@@ -30,6 +32,7 @@ __all__ = [
     "logits_are_linear",
     "n_fed",
     "open_boundary",
+    "open_outputs",
     "padded",
     "prepare",
     "ragged",

@@ -51,6 +51,8 @@ class Batch:
     """How many batches were joined to this one."""
     entering: Entering | None = None
     """The hidden states to begin with, where those of the frozen layers below are known."""
+    known_ND: Tensor | None = None
+    """The last hidden states of the scored rows, where the whole base is frozen and they are known."""
 
 
 class Scored:

@@ -29,6 +29,8 @@ _LINEAR: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 def hidden_rows(model: Any, batch: Batch) -> Tensor:
     """Last hidden states (N, D) of the batch's scored rows."""
+    if batch.known_ND is not None:
+        return batch.known_ND
     base = model.base_model if batch.entering is None else from_layer(model, batch.entering.layer)
     if batch.layout is not None and batch.parts == 1:  # joined, rows belong to adapters by their place
         rows = torch.unique(batch.rows_N)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pefttune.batching import Boundary
+from pefttune.batching import Boundary, Outputs
 from pefttune.data import Row
 from pefttune.inference import Session
 from pefttune.tasks import Encoded, Prediction, Task
@@ -38,12 +38,12 @@ def score(
     rows: Sequence[Row],
     encoded: Sequence[Encoded] | None = None,
     progress: Callable[[int], None] = lambda done: None,
-    boundary: Boundary | None = None,
+    boundary: Boundary | Outputs | None = None,
     name: str | None = None,
 ) -> Scored:
     """Predict `rows` by an adapter of the session and measure it; `encoded` are the rows' examples, if they are made
-    already, `boundary` what enters the lowest adapted layer for them, if that is known. The result is called `name`, or
-    as the adapter is."""
+    already, `boundary` what the layers below the lowest adapted one make of them, if that is known. The result is
+    called `name`, or as the adapter is."""
     loaded = session[adapter]
     if encoded is None:
         encoded = [loaded.encoder(row) for row in rows]
@@ -52,7 +52,11 @@ def score(
 
 
 def watch(
-    session: Session, adapter: str, rows: Sequence[Row], encoded: Sequence[Encoded], boundary: Boundary | None = None
+    session: Session,
+    adapter: str,
+    rows: Sequence[Row],
+    encoded: Sequence[Encoded],
+    boundary: Boundary | Outputs | None = None,
 ) -> dict[str, Any]:
     """What an adapter in training is judged by, the task's `watched` metric among it.
 

@@ -7,7 +7,7 @@ from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
 from pefttune import tasks
-from pefttune.batching import Boundary
+from pefttune.batching import Boundary, Outputs
 from pefttune.data import Row
 from pefttune.errors import DataError
 from pefttune.inference.rows import AnyRow, as_row
@@ -65,7 +65,7 @@ def predictions(
     rows: Sequence[Row],
     encoded: Sequence[tasks.Encoded],
     progress: Callable[[int], None],
-    boundary: Boundary | None,
+    boundary: Boundary | Outputs | None,
 ) -> list[tasks.Prediction]:
     """Predictions of checked rows by the adapter `name`; `encoded` is what its encoder made of them."""
     task = session.purpose(name).task

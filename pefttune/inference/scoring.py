@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pefttune.batching import Batch, Boundary, evaluation_batches, hidden_rows
+from pefttune.batching import Batch, Boundary, Outputs, evaluation_batches, hidden_rows
 from pefttune.data import Example
 
 if TYPE_CHECKING:
@@ -21,15 +21,17 @@ Planned = tuple[str, list[int]]  # an adapter, and which of the examples go toge
 
 @torch.no_grad()
 def scores(
-    session: Session, name: str, examples: Sequence[Example], progress: Callable[[int], None], boundary: Boundary | None
+    session: Session,
+    name: str,
+    examples: Sequence[Example],
+    progress: Callable[[int], None],
+    boundary: Boundary | Outputs | None,
 ) -> list[Tensor]:
     """What the task's `scores` are for each example, by the adapter `name`."""
     task, done = session.use(name).task, 0
     result: list[Tensor] = [torch.empty(0)] * len(examples)
     for indices in _plan(session, examples):
-        batch = session.collate([examples[i] for i in indices], every_answer=True)
-        if boundary is not None:
-            batch = boundary.enter(batch, indices)
+        batch = session.batch(examples, indices, boundary, every_answer=True)
         (outputs,) = session.outputs([(name, batch)])
         for index, each in zip(indices, task.scores(outputs, batch), strict=True):
             result[index] = each.cpu()
@@ -63,13 +65,22 @@ def mixed_scores(session: Session, asked: Asked) -> list[Tensor]:
 def hidden_states(session: Session, examples: Sequence[Example]) -> list[Tensor]:
     """Last hidden states (marks, D) in float32 of each example's marks, by the base itself."""
     result: list[Tensor] = [torch.empty(0)] * len(examples)
+    for indices, states in states_by_batch(session, examples):
+        own = states.float().cpu().split([len(examples[i].marks) for i in indices])
+        for i, each in zip(indices, own, strict=True):
+            result[i] = each
+    return result
+
+
+@torch.no_grad()
+def states_by_batch(session: Session, examples: Sequence[Example]) -> Iterator[tuple[list[int], Tensor]]:
+    """Batch by batch, which of the examples are in it, and the last hidden states (N, D) of their marks as the base
+    itself computes them."""
     for indices in _plan(session, examples):
         batch = session.collate([examples[i] for i in indices], every_answer=True)
         with session.passing(None):
-            states = hidden_rows(session.base.model, batch).float().cpu()
-        for i, each in zip(indices, states.split([len(examples[i].marks) for i in indices]), strict=True):
-            result[i] = each
-    return result
+            states = hidden_rows(session.base.model, batch)
+        yield indices, states
 
 
 def _plan(session: Session, examples: Sequence[Example]) -> list[list[int]]:

@@ -14,7 +14,18 @@ from typing import Any
 from torch import Tensor
 
 from pefttune import bases, methods, tasks  # bases first: it keeps bitsandbytes from fetching code, peft does not
-from pefttune.batching import Batch, Boundary, disagreement, is_causal, open_boundary, padded, prepare, ragged
+from pefttune.batching import (
+    Batch,
+    Boundary,
+    Outputs,
+    disagreement,
+    is_causal,
+    open_boundary,
+    open_outputs,
+    padded,
+    prepare,
+    ragged,
+)
 from pefttune.data import Example, Row, cache_dir
 from pefttune.errors import AdapterError
 from pefttune.inference import predicting, scoring
@@ -177,7 +188,7 @@ class Session:
         rows: Sequence[Row],
         encoded: Sequence[tasks.Encoded],
         progress: Callable[[int], None] = lambda done: None,
-        boundary: Boundary | None = None,
+        boundary: Boundary | Outputs | None = None,
     ) -> list[tasks.Prediction]:
         """Predictions of checked rows by the adapter `name`; `encoded` is what its encoder made of them. Leaves it in
         use. `progress` and `boundary` as for `scores`, of all examples of all rows; or where answers are written,
@@ -210,7 +221,7 @@ class Session:
         name: str,
         examples: Sequence[Example],
         progress: Callable[[int], None] = lambda done: None,
-        boundary: Boundary | None = None,
+        boundary: Boundary | Outputs | None = None,
     ) -> list[Tensor]:
         """What the task's `scores` are for each example, on the CPU, by the adapter `name`. Leaves it in use.
         `progress` is told how many examples are done. `boundary` is that of the examples, where it is known."""
@@ -240,6 +251,13 @@ class Session:
         """What each adapter's task scores of its batch, in one pass where they can go together: a head's logits (N, C),
         or the log-likelihoods (N,) of target tokens. Leaves none in use if there are several."""
         model = self.base.model
+        unknown = [(name, batch) for name, batch in batches if batch.known_ND is None]
+        if len(unknown) < len(batches):  # the base has nothing to do for the others
+            run = iter(self.outputs(unknown) if unknown else ())
+            return [
+                next(run) if batch.known_ND is None else outputs_of(model, self.use(name), batch)
+                for name, batch in batches
+            ]
         with self._lock:
             # Where one is away, reading it may push out another: each is read when its turn comes, and only then.
             loaded = [self[name] for name, _ in batches if name in self.resident]
@@ -257,17 +275,31 @@ class Session:
         every_answer: bool,
         notice: Callable[[str], None],
         progress: Callable[[int], None] = lambda done: None,
-    ) -> Boundary | None:
-        """What enters the lowest layer that the adapter `name` changes, for these examples, from the cache on disk;
-        None where there is nothing to keep."""
+    ) -> Boundary | Outputs | None:
+        """What enters the lowest layer that the adapter `name` changes, for these examples, from the cache on disk, or
+        the base's outputs where it changes none; None where there is nothing to keep."""
         adapter = self.use(name).adapter
-        layer = adapter.first_layer if adapter else 0
-        if not self.ragged or not layer or not examples:
+        folder = cache_dir() / "boundaries"
+        if adapter is None or not examples:
+            return None
+        if adapter.first_layer is None:
+            return open_outputs(
+                folder,
+                self.base.model,
+                examples,
+                partial(scoring.states_by_batch, self),
+                ragged=bool(self.ragged),
+                base_digest=self.base.fingerprint.digest,
+                max_tokens=self.max_batch_tokens,
+                notice=notice,
+                progress=progress,
+            )
+        if not self.ragged or not adapter.first_layer:
             return None
         return open_boundary(
-            cache_dir() / "boundaries",
+            folder,
             self.base.model,
-            layer,
+            adapter.first_layer,
             examples,
             every_answer=every_answer,
             causal=self.causal,
@@ -284,6 +316,20 @@ class Session:
         reason = disagreement(self.base.model, examples, self._pad_id, causal=self.causal)
         self.ragged = reason is None
         return reason
+
+    def batch(
+        self,
+        examples: Sequence[Example],
+        indices: Sequence[int],
+        boundary: Boundary | Outputs | None,
+        *,
+        every_answer: bool,
+    ) -> Batch:
+        """The batch of those of the examples, which begins where their `boundary` is, if that is known."""
+        if isinstance(boundary, Outputs):
+            return boundary.batch(indices, self.base.device)
+        batch = self.collate([examples[i] for i in indices], every_answer=every_answer)
+        return batch if boundary is None else boundary.enter(batch, indices)
 
     def collate(self, examples: Sequence[Example], *, every_answer: bool) -> Batch:
         """A batch on the base's device, ragged if the base can read that."""

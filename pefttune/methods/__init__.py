@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pefttune.methods import weights
+from pefttune.methods.head import HeadAlone
 from pefttune.methods.lora import FILE_PREFIX, LoraAdapter, tables_nbytes
 from pefttune.methods.protocol import Adapter
 
-METHODS: dict[str, type[LoraAdapter]] = {"lora": LoraAdapter}
+METHODS: dict[str, type[LoraAdapter] | type[HeadAlone]] = {"head": HeadAlone, "lora": LoraAdapter}
 
 
 def attach(model: Any, config: Any) -> Adapter:

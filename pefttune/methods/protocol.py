@@ -16,8 +16,9 @@ class Adapter(Protocol):
         """Its parameters by the key they have in the adapter's file."""
 
     @property
-    def first_layer(self) -> int:
-        """The lowest of the base's layers that it changes; 0 also where that is not known."""
+    def first_layer(self) -> int | None:
+        """The lowest of the base's layers that it changes; 0 also where that is not known, None where it changes
+        none."""
 
     def train(self, mode: bool) -> None:
         """Let its parameters learn and its dropout drop, or neither."""

@@ -13,7 +13,7 @@ from pefttune.pipeline.examining import check
 from pefttune.pipeline.telling import counter, tell
 
 if TYPE_CHECKING:
-    from pefttune.batching import Batch, Boundary
+    from pefttune.batching import Batch, Boundary, Outputs
     from pefttune.inference import Session
     from pefttune.training import TrainingLog, Work
 
@@ -82,11 +82,12 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
 
     def plan(epoch: int) -> Sequence[Sequence[Sequence[int]]]:
         order, ragged = (recipe.seed, epoch), bool(session.ragged)
-        return batching.training_steps(train, rows_a_step, session.max_batch_tokens, order, ragged=ragged)
+        # With the base's outputs known, no token is read.
+        max_tokens = None if isinstance(entering_train, batching.Outputs) else session.max_batch_tokens
+        return batching.training_steps(train, rows_a_step, max_tokens, order, ragged=ragged)
 
     def collate(indices: Sequence[int]) -> Batch:
-        batch = session.collate([train[i] for i in indices], every_answer=False)
-        return batch if entering_train is None else entering_train.enter(batch, indices)
+        return session.batch(train, indices, entering_train, every_answer=False)
 
     def evaluate() -> dict[str, Any]:
         rows = line.rows.validation
@@ -109,8 +110,9 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
 
 def _boundary(
     session: Session, line: Line, what: str, examples: Sequence[Example], *, every_answer: bool
-) -> Boundary | None:
-    """What enters the lowest layer that the adapter changes, for these examples; None where it is not to be kept."""
+) -> Boundary | Outputs | None:
+    """What the layers below the lowest one that the adapter changes make of these examples; None where it is not to be
+    kept."""
     if not line.recipe.training.cache_frozen_layers:
         return None
     return session.boundary(

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pefttune.recipe.document import Place, dotted, fault, inline
-from pefttune.recipe.keys import ROOT, Slot, keys_of, unknown_key
+from pefttune.recipe.keys import ROOT, Slot, keys_of, tags, unknown_key
 
 _MAX_SHOWN = 60
 
@@ -59,17 +59,12 @@ def _locate(location: Place, root: Slot) -> tuple[Place, Slot]:
     for part in location:
         sections = slot.sections()
         if len(sections) > 1:
-            slot = next(Slot(section) for section in sections if part in _tags(section))
+            slot = next(Slot(section) for section in sections if any(part in words for words in tags(section).values()))
         elif child := slot.child(part):
             path, slot = (*path, part), child
         else:
             break
     return path, slot
-
-
-def _tags(section: Any) -> list[str]:
-    """The words that choose `section` among its alternatives: those of the key that has no default."""
-    return [word for key in keys_of(Slot(section)).values() if key.info.is_required() for word in key.slot.choices()]
 
 
 def _missing(slot: Slot) -> str:

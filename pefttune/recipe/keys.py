@@ -137,11 +137,13 @@ def all_keys() -> Iterator[str]:
 
 def unknown_key(path: str, siblings: Slot, root: Slot = ROOT) -> str:
     """What to say of the last key in `path`, which the section it stands in does not know; that knows `siblings`."""
-    name = path.rpartition(".")[2]
+    parent, _, name = path.rpartition(".")
+    known_keys = dict(walk(root))
+    if path in known_keys:  # To another section that may stand in the same place.
+        owners = [section for section in known_keys[parent].slot.sections() if name in section.model_fields]
+        return f"unknown key here; it belongs to {' or '.join(_chosen_by(owner) for owner in owners)}"
     places: dict[str, list[str]] = {}
-    for known, key in walk(root):
-        if known == path:  # to another section that may stand in the same place
-            return f"unknown key here; it belongs to {' and '.join(key.infos)}"
+    for known in known_keys:
         places.setdefault(known.rpartition(".")[2], []).append(known)
     if name in places:
         homes = [place.rpartition(".")[0] or "the top level" for place in places[name]]
@@ -151,3 +153,13 @@ def unknown_key(path: str, siblings: Slot, root: Slot = ROOT) -> str:
     if near := get_close_matches(name, places, 1):
         return f"unknown key; did you mean {' or '.join(map(repr, places[near[0]]))}?"
     return f"unknown key; known here: {', '.join(keys_of(siblings))}"
+
+
+def tags(section: type[Section]) -> dict[str, list[str]]:
+    """The keys that choose `section` among its alternatives, and by which words: those that have no default."""
+    required = {name: key for name, key in keys_of(Slot(section)).items() if key.info.is_required()}
+    return {name: key.slot.choices() for name, key in required.items()}
+
+
+def _chosen_by(section: type[Section]) -> str:
+    return ", ".join(f"`{name}: {word}`" for name, words in tags(section).items() for word in words)

@@ -185,7 +185,11 @@ class Data(Section):
 class Lora(Section):
     """LoRA (arXiv:2106.09685), through PEFT."""
 
-    method: Literal["lora"] = Field(description="The kind of adapter.")
+    method: Literal["lora"] = Field(
+        description="The kind of adapter. `lora`: low-rank updates of the base's layers, and the task's head where it "
+        "has one. `head`: that head alone; the frozen base's outputs are its features, computed once for each row "
+        "(`training.cache_frozen_layers`)."
+    )
     r: Whole = Field(8, gt=0, le=1024, description="Rank of the update matrices.")
     lora_alpha: Annotated[NonNegative, Field(le=65536)] | None = Field(
         None, description="Scale: the update is multiplied by lora_alpha / r. By default 2 · r.", examples=[16]
@@ -211,6 +215,12 @@ class Lora(Section):
         if isinstance(layers, str) and not re.fullmatch(r"top-[1-9][0-9]*", layers):
             raise ValueError(f"{layers!r} is not `top-` and a number, such as top-8: the 8 layers nearest the output")
         return layers
+
+
+class Head(Section):
+    """The task's head alone, on the outputs of the frozen base (linear probing)."""
+
+    method: Literal["head"] = Field(description="The kind of adapter.")
 
 
 class Training(Section):
@@ -240,7 +250,8 @@ class Training(Section):
     cache_frozen_layers: Switch = Field(
         True,
         description="Keep on disk what enters the lowest adapted layer, computed once for each training and validation "
-        "row, so that the frozen layers below are not run again by later epochs, validations and runs.",
+        "row, so that the frozen layers below are not run again by later epochs, validations and runs. For a head "
+        "alone, what the whole base makes of a row.",
     )
     num_train_epochs: Positive = Field(
         1.0, description="Passes over the training rows.", json_schema_extra={"unit": "epochs"}
@@ -332,12 +343,26 @@ class Recipe(Section):
     task: TaskSection = Field(description="What is to be learned.")
     base: Base = Field(default_factory=Base, description="The frozen model.")
     data: Data = Field(description="The rows.")
-    adapter: Lora = Field(default_factory=lambda: Lora(method="lora"), description="What is trained.")
+    adapter: Lora | Head = Field(
+        default_factory=lambda: Lora(method="lora"), discriminator="method", description="What is trained."
+    )
     training: Training = Field(default_factory=Training, description="How it is trained.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How it is compared with the base.")
     output: Output = Field(description="Where it goes.")
     # NumPy takes no larger seed.
     seed: Whole = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
+
+    @field_validator("adapter")
+    @classmethod
+    def _has_something_to_train(cls, adapter: Lora | Head, info: ValidationInfo) -> Lora | Head:
+        task = info.data.get("task")
+        if isinstance(adapter, Head) and task is not None and not task.has_head:
+            mend = "set `task.approach: head`, or take" if hasattr(task, "approach") else "take"
+            raise ValueError(
+                f"`method: head` trains the task's head alone, but this {task.type} is answered in words, without a "
+                f"head: {mend} `method: lora`"
+            )
+        return adapter
 
     @field_validator("data")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -35,6 +35,11 @@ class TextClassification(Section):
         examples=["Did the writer like the film? Answer with one of {labels}."],
     )
 
+    @property
+    def has_head(self) -> bool:
+        """Whether an output layer is trained for it."""
+        return self.approach == "head"
+
     @field_validator("problem_type")
     @classmethod
     def _needs_a_head(cls, problem_type: str, info: ValidationInfo) -> str:
@@ -63,6 +68,7 @@ class TextClassification(Section):
 class TokenClassification(Section):
     """Named entities and other labelled spans: a tag for each word."""
 
+    has_head: ClassVar[bool] = True
     type: Literal["token-classification"] = Field(description="The task, by the Hub's pipeline tag.")
     labels: Texts | None = Field(
         None,
@@ -80,6 +86,7 @@ class TokenClassification(Section):
 class QuestionAnswering(Section):
     """Extractive question answering: the span of a passage that answers a question, or that none does."""
 
+    has_head: ClassVar[bool] = True
     type: Literal["question-answering"] = Field(description="The task, by the Hub's pipeline tag.")
     stride: Whole = Field(
         128,
@@ -95,6 +102,7 @@ class QuestionAnswering(Section):
 class Summarization(Section):
     """A short text for a long one, written by the language model."""
 
+    has_head: ClassVar[bool] = False
     type: Literal["summarization"] = Field(description="The task, by the Hub's pipeline tag.")
     instruction: str = Field("Summarize the text.", description="System message.")
     max_new_tokens: Whole = Field(
@@ -111,6 +119,7 @@ class Summarization(Section):
 class TextGeneration(Section):
     """Instruction following and chat: loss on the assistant's turns only."""
 
+    has_head: ClassVar[bool] = False
     type: Literal["text-generation"] = Field(description="The task, by the Hub's pipeline tag.")
     system: str | None = Field(
         None, description="System message for conversations that have none.", examples=["You are a terse assistant."]

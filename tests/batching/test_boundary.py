@@ -226,7 +226,7 @@ def test_adapters_on_all_layers_have_nothing_to_keep(session: Session, adapted: 
 def test_without_room_on_the_disk_there_is_a_notice_and_none(
     opened: Opened, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pefttune.batching.boundary.BYTES_LEFT_FREE", 2**60)
+    monkeypatch.setattr("pefttune.batching.kept.BYTES_LEFT_FREE", 2**60)
     assert opened() is None
     assert len(opened.notices) == 1
     assert opened.notices[0].startswith("the frozen layers are run again in every pass: their states need 0 MiB in ")
@@ -268,14 +268,14 @@ def test_the_one_not_used_for_longest_goes_first(opened: Opened, folder: Path, m
     size = (folder / names[0]).stat().st_size
     opened([Example((1, *e.prompt), e.answers, e.target, "") for e in EXAMPLES])  # the first is used again
     assert opened.done == []
-    monkeypatch.setattr("pefttune.batching.boundary.BYTES_AT_MOST", 3 * size)
+    monkeypatch.setattr("pefttune.batching.kept.BYTES_AT_MOST", 3 * size)
     assert opened([Example((4, *e.prompt), e.answers, e.target, "") for e in EXAMPLES]) is not None
     kept = files(folder)
     assert len(kept) == 3
     assert names[1] not in kept
     assert {names[0], names[2]} <= kept
     assert {path.stem for path in folder.glob("*.json")} == {name.removesuffix(".bin") for name in kept}
-    monkeypatch.setattr("pefttune.batching.boundary.BYTES_AT_MOST", size - 1)
+    monkeypatch.setattr("pefttune.batching.kept.BYTES_AT_MOST", size - 1)
     assert opened([Example((5, *e.prompt), e.answers, e.target, "") for e in EXAMPLES]) is None
     assert "their states need" in opened.notices[0]
     assert files(folder) == kept  # nothing goes for what cannot be had anyway

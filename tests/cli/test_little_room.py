@@ -55,7 +55,7 @@ def test_a_cache_of_frozen_layers_that_was_cut_short(train: Any, cache: Path, tr
 
 def test_no_room_for_a_cache_of_frozen_layers(train: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = train(TOP, "training.cache_frozen_layers=false", "--json")
-    monkeypatch.setattr("pefttune.batching.boundary.BYTES_LEFT_FREE", 2**60)
+    monkeypatch.setattr("pefttune.batching.kept.BYTES_LEFT_FREE", 2**60)
     done = train(TOP, "--json")
     assert weights(done).read_bytes() == weights(without).read_bytes()
     assert done.err.count("notice: the frozen layers are run again in every pass: their states need ") == 2

@@ -100,6 +100,7 @@ PUBLIC = {
     "pefttune.batching": {
         "Batch",
         "Boundary",
+        "Outputs",
         "RUNS_NOT",
         "agrees",
         "disagreement",
@@ -112,6 +113,7 @@ PUBLIC = {
         "logits_are_linear",
         "n_fed",
         "open_boundary",
+        "open_outputs",
         "padded",
         "prepare",
         "ragged",

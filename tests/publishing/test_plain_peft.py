@@ -32,7 +32,7 @@ for run, asked in json.load(sys.stdin).items():
     with torch.no_grad():
         logits[run] = [model(torch.tensor([ids])).logits[0].tolist() for ids in asked["ids"]]
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or ("alone" in run and "modules_to_save" in name):
                 parameter.zero_()
         without[run] = [model(torch.tensor([ids])).logits[0].tolist() for ids in asked["ids"]]
 assert not any(name.startswith("pefttune") for name in sys.modules)
@@ -40,7 +40,8 @@ json.dump({"logits": logits, "without": without}, sys.stdout)
 """
 
 
-RUNS = ("label-words", "head", "encoder")
+HEADS = ("head", "encoder", "alone", "encoder-alone")
+RUNS = ("label-words", *HEADS)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def asked(finished: Any, tiny: Path, tiny_encoder: Path) -> dict[str, Any]:
 
     result: dict[str, Any] = {}
     for run in RUNS:
-        folder, base = finished(run).run.folder, tiny_encoder if run == "encoder" else tiny
+        folder, base = finished(run).run.folder, tiny_encoder if "encoder" in run else tiny
         plain = schema.Base(source=str(base), quantization="none", dtype="float32", device="cpu")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PEFTTUNE_CACHE", str(finished(run).cache))
@@ -73,7 +74,8 @@ def asked(finished: Any, tiny: Path, tiny_encoder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def plain(asked: dict[str, Any]) -> dict[str, Any]:
-    """Logits of transformers and PEFT in a process that never imports pefttune, also without the updates of LoRA."""
+    """Logits of transformers and PEFT in a process that never imports pefttune, also without the updates of LoRA,
+    or without the head where it is all there is."""
     sent = {run: {key: asked[run][key] for key in ("base", "folder", "ids")} for run in RUNS}
     done = subprocess.run([sys.executable, "-c", PLAIN], input=json.dumps(sent), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -92,7 +94,7 @@ def test_the_language_models_logits_are_equal(asked: dict[str, Any], plain: dict
         assert (ours - torch.tensor(theirs)[rows]).abs().max() <= KERNEL
 
 
-@pytest.mark.parametrize("run", ["head", "encoder"])
+@pytest.mark.parametrize("run", HEADS)
 def test_the_heads_logits_are_equal(asked: dict[str, Any], plain: dict[str, Any], run: str) -> None:
     for ours, theirs in zip(asked[run]["ours"], plain["logits"][run], strict=True):
         assert (ours[0] - torch.tensor(theirs)).abs().max() <= KERNEL

@@ -59,9 +59,22 @@ WRONG = {
     ),
     "misspelt method": (
         "adapter:\n  method: loar",
-        "x.yaml:5  adapter.method: 'loar' is not one of: lora; did you mean 'lora'?",
+        "x.yaml:5  adapter.method: 'loar' is not one of: lora, head; did you mean 'lora'?",
     ),
-    "no method": ("adapter: {r: 4}", "x.yaml:4  adapter.method: missing key; one of: lora"),
+    "no method": ("adapter: {r: 4}", "x.yaml:4  adapter.method: missing key; one of: lora, head"),
+    "key of another method": (
+        "adapter:\n  method: head\n  r: 8",
+        "x.yaml:6  adapter.r: unknown key here; it belongs to `method: lora`",
+    ),
+    "misspelt key of a method without any": (
+        "adapter: {method: head, learing_rate: 1}",
+        "x.yaml:4  adapter.learing_rate: unknown key; did you mean 'training.learning_rate'?",
+    ),
+    "a head alone, where none is trained": (
+        "adapter: {method: head}",
+        "x.yaml:4  adapter: `method: head` trains the task's head alone, but this text-classification is answered in "
+        "words, without a head: set `task.approach: head`, or take `method: lora`",
+    ),
     "choice like no other": (
         "base: {quantization: q4}",
         "x.yaml:4  base.quantization: 'q4' is not one of: nf4, fp4, int8, none",
@@ -154,6 +167,14 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("task", ["summarization", "text-generation"])
+def test_a_head_alone_needs_a_task_with_a_head(faults: Any, minimal: str, task: str) -> None:
+    assert faults(minimal.replace("text-classification", task) + "adapter:\n  method: head") == [
+        f"x.yaml:4  adapter: `method: head` trains the task's head alone, but this {task} is answered in words, "
+        "without a head: take `method: lora`"
+    ]
+
+
 @pytest.mark.parametrize(("addition", "message"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_recipe_gives_exactly_this_fault(faults: Any, minimal: str, addition: str, message: str) -> None:
     assert faults(minimal + addition) == [message]
@@ -239,7 +260,7 @@ class Many(Section):
         ({"method": "lwo"}, "adapter.method: 'lwo' is not one of: low, wide; did you mean 'low'?"),
         ({"r": 4}, "adapter.method: missing key; one of: low, wide"),
         ({"method": "wide", "r": 4}, "adapter.r: must be a whole number (above 64), not 4"),
-        ({"method": "wide", "alpha": 4}, "adapter.alpha: unknown key here; it belongs to low"),
+        ({"method": "wide", "alpha": 4}, "adapter.alpha: unknown key here; it belongs to `method: low`"),
         ({"method": "wide", "layers": [3, 3]}, "adapter.layers: 3 stands here 2 times"),
         ("wide", "adapter: must be a section, not 'wide'"),
     ],

@@ -1,0 +1,50 @@
+"""The head alone on the frozen base (linear probing): nothing is attached, and the base's outputs are its features.
+
+PEFT has no method of that name, but a LoRA without any target: `modules_to_save` then holds the head, and that is all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peft import LoraConfig
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import Tensor, nn
+
+from pefttune.recipe import schema
+
+
+class HeadAlone:
+    """The adapter that changes nothing in the base. See `pefttune.methods.protocol.Adapter`."""
+
+    parameters: dict[str, nn.Parameter]
+    first_layer: None = None
+
+    def __init__(self, model: Any, config: schema.Head) -> None:
+        self.parameters = {}
+
+    def train(self, mode: bool) -> None:
+        """Nothing of it learns."""
+
+    def activate(self, rows: slice = slice(None)) -> None:
+        """Leave the base as it is on these rows."""
+
+    @staticmethod
+    def deactivate(model: nn.Module) -> None:
+        """Nothing of it acts in the model's forward."""
+
+    def state(self) -> dict[str, Tensor]:
+        """No tensors."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over nothing."""
+
+    def config(self) -> dict[str, Any]:
+        """A LoRA on no layer, as PEFT writes it."""
+        config: dict[str, Any] = LoraConfig(target_modules=DUMMY_TARGET_MODULES).to_dict()
+        return config
+
+    def detach(self) -> None:
+        """Nothing is on the base."""
