@@ -12,6 +12,7 @@ from pefttune.batching.forward import (
     target_log_likelihoods,
 )
 from pefttune.batching.padded import padded
+from pefttune.batching.paired import paired
 from pefttune.batching.plan import evaluation_batches, n_fed, steps_of, training_steps
 from pefttune.batching.ragged import join, ragged
 
@@ -31,6 +32,7 @@ __all__ = [
     "n_fed",
     "open_boundary",
     "padded",
+    "paired",
     "prepare",
     "ragged",
     "steps_of",

@@ -14,8 +14,9 @@ TEMPLATE = "card.md.jinja"
 AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
 }
-"""transformers' class for a base with a head, by PEFT's name of the task."""
+"""transformers' class for a base with a head, or for an encoder-decoder, by PEFT's name of the task."""
 
 
 def render_card(manifest: dict[str, Any]) -> str:

@@ -47,10 +47,12 @@ def describe(
 
 def _head(loaded: Loaded, base: Base) -> dict[str, Any] | None:
     """What kind of head the adapter has, in PEFT's words, how many outputs, and whether transformers' class for it has
-    just this head: so it is for decoders and BERT; RoBERTa and others put more layers before theirs."""
+    just this head: so it is for decoders and BERT; RoBERTa and others put more layers before theirs. None where a
+    decoder's own output layer writes, and that of an encoder-decoder without a count."""
     head = loaded.head
     if head is None:
-        return None
+        apart = base.model.config.is_encoder_decoder
+        return {"task_type": "SEQ_2_SEQ_LM", "outputs": None, "plain": True} if apart else None
     same = base.model.get_output_embeddings() is not None or base.model.config.model_type == "bert"
     plain = same and head.task_type in ("SEQ_CLS", "TOKEN_CLS")
     return {"task_type": head.task_type, "outputs": head.linear.out_features, "plain": plain}

@@ -96,7 +96,11 @@ class Summarization(Section):
     """A short text for a long one, written by the language model."""
 
     type: Literal["summarization"] = Field(description="The task, by the Hub's pipeline tag.")
-    instruction: str = Field("Summarize the text.", description="System message.")
+    instruction: str = Field(
+        "Summarize the text.",
+        description="System message; for an encoder-decoder what stands before the text, such as T5's `summarize:`.",
+        examples=["summarize:"],
+    )
     max_new_tokens: Whole = Field(
         64, gt=0, description="Longest summary, training ones included.", json_schema_extra={"unit": "tokens"}
     )
@@ -113,7 +117,10 @@ class TextGeneration(Section):
 
     type: Literal["text-generation"] = Field(description="The task, by the Hub's pipeline tag.")
     system: str | None = Field(
-        None, description="System message for conversations that have none.", examples=["You are a terse assistant."]
+        None,
+        description="System message for conversations that have none; for an encoder-decoder what stands before the "
+        "text.",
+        examples=["You are a terse assistant."],
     )
     max_new_tokens: Whole = Field(
         256, gt=0, description="Longest answer that is written.", json_schema_extra={"unit": "tokens"}

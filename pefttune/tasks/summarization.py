@@ -68,6 +68,13 @@ class Summarization:
         most = self.generation.max_new_tokens
         return AnswerEncoder(tokenizer, _conversation, self.instruction, max_length, most, longest_reply=most)
 
+    def pair_encoder(self, tokenizer: Any, max_length: int) -> Encoder:
+        """Instruction and document for the encoder."""
+        from pefttune.tasks.pairs import PairEncoder
+
+        most = self.generation.max_new_tokens
+        return PairEncoder(tokenizer, _conversation, self.instruction, max_length, most, longest_reply=most)
+
     def new_head(self, model: Any, *, causal: bool) -> None:
         """None: the language model's own output layer writes."""
 

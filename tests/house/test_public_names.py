@@ -74,6 +74,7 @@ PUBLIC = {
         "Encoder",
         "Entity",
         "Generation",
+        "PairEncoder",
         "Piece",
         "Prediction",
         "QuestionAnswering",
@@ -87,6 +88,7 @@ PUBLIC = {
         "TokenClassification",
         "Writing",
         "Written",
+        "encoder_of",
         "get",
     },
     "pefttune.methods": {
@@ -113,6 +115,7 @@ PUBLIC = {
         "n_fed",
         "open_boundary",
         "padded",
+        "paired",
         "prepare",
         "ragged",
         "steps_of",
