@@ -144,7 +144,7 @@ def write_encoder(folder: Path, seed: int = 0, pooler: bool = True, **changes: A
 
 def write_pair_tokenizer(folder: Path, kind: str) -> int:
     """A tokenizer that knows single characters, saved; gives its vocabulary's size. T5's kind marks where a word begins
-    and makes `text </s>` of a text, BART's makes `<s> text </s>` of its bytes."""
+    and makes `text </s>` of a text, others make `<s> text </s>` of its bytes."""
     import string
 
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -170,7 +170,7 @@ def write_pair_tokenizer(folder: Path, kind: str) -> int:
 
 
 def write_encoder_decoder(folder: Path, kind: str, seed: int = 0, **changes: Any) -> Path:
-    """A tiny random T5 or BART with a tokenizer, saved into `folder`."""
+    """A tiny random T5, Bart, Marian or Pegasus with a tokenizer, saved into `folder`."""
     import torch
     import transformers
 
@@ -183,8 +183,13 @@ def write_encoder_decoder(folder: Path, kind: str, seed: int = 0, **changes: Any
     else:
         each = {"layers": 2, "ffn_dim": 64, "attention_heads": 4}
         own = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in each.items()}
-        config = transformers.BartConfig(**{**size, **own, "max_position_embeddings": 128, **changes})
-        kind_of = transformers.BartForConditionalGeneration
+        ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": 2}
+        ids["decoder_start_token_id"] = 1 if kind == "Marian" else 2
+        config = getattr(transformers, f"{kind}Config")(
+            **{**size, **own, **ids, "max_position_embeddings": 128, **changes}
+        )
+        name = "MarianMTModel" if kind == "Marian" else f"{kind}ForConditionalGeneration"
+        kind_of = getattr(transformers, name)
     torch.manual_seed(seed)
     model = kind_of(config)
     for parameter in model.parameters():
@@ -202,7 +207,7 @@ def new_encoder_decoder() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Folder of the tiny random encoder-decoder of a kind, `tiny_pair("T5")` or `tiny_pair("BART")`; do not write into
+    """Folder of the tiny random encoder-decoder of a kind, `tiny_pair("T5")` or `tiny_pair("Bart")`; do not write into
     it."""
     folders: dict[str, Path] = {}
 

@@ -19,7 +19,7 @@ from pefttune.inference import BASE_ITSELF, Session
 from pefttune.methods import weights
 from pefttune.tasks import Generation
 
-KINDS = ["T5", "BART"]
+KINDS = ["T5", "Bart"]
 WORDS = ["sun", "cat", "dog", "sea", "tree", "moon"]
 ROWS = [
     ("About the sun. More of it, and much more than that.", "sun 1"),
@@ -137,7 +137,7 @@ def plain_model(folder: Path) -> Any:
     return AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "Marian", "Pegasus"])
 def test_the_loss_is_that_of_transformers_on_the_same_rows(pairs_of: Any, tiny_pair: Any, kind: str) -> None:
     session = pairs_of(kind)
     session.use("a")
@@ -305,7 +305,7 @@ def test_plain_peft_writes_the_same(opened: dict[str, Session], plain: dict[str,
     ("kind", "targets"),
     [
         ("T5", ["k", "o", "q", "v", "wi_0", "wi_1", "wo"]),
-        ("BART", ["fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj"]),
+        ("Bart", ["fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj"]),
     ],
 )
 def test_every_linear_layer_but_the_output_is_adapted_and_the_card_names_the_class(
@@ -355,7 +355,7 @@ def test_tasks_that_write_nothing_are_refused_before_training(recipe_for: Any, t
 @pytest.mark.usefixtures("_fresh_accelerate")
 def test_some_layers_alone_are_refused(recipe_for: Any, layers: Any) -> None:
     with pytest.raises(BaseError) as raised:
-        pefttune.run(recipe_for("BART", {"adapter.layers": layers}))
+        pefttune.run(recipe_for("Bart", {"adapter.layers": layers}))
     assert str(raised.value) == (
         "adapter.layers: this base is an encoder-decoder, and its encoder and its decoder count their layers each from "
         "0; leave it out, so that all are adapted, or choose modules by adapter.target_modules"
@@ -379,7 +379,7 @@ def test_some_layers_alone_are_refused(recipe_for: Any, layers: Any) -> None:
 @pytest.mark.usefixtures("_fresh_accelerate")
 def test_limits_that_cannot_be_kept_are_refused(recipe_for: Any, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(DataError) as raised:
-        pefttune.run(recipe_for("BART", changes))
+        pefttune.run(recipe_for("Bart", changes))
     assert str(raised.value) == told
 
 
@@ -396,7 +396,7 @@ def test_features_are_refused(pairs_of: Any) -> None:
 def test_a_base_that_does_not_say_how_it_begins_is_refused(
     new_encoder_decoder: Any, base_of: Any, tmp_path: Path
 ) -> None:
-    folder = new_encoder_decoder(tmp_path / "bart", "BART", decoder_start_token_id=None)
+    folder = new_encoder_decoder(tmp_path / "bart", "Bart", decoder_start_token_id=None)
     with pytest.raises(BaseError) as raised:
         base_of(folder)
     assert str(raised.value) == (
@@ -410,7 +410,7 @@ def test_a_base_that_does_not_say_what_its_decoder_reads_is_refused(
 ) -> None:
     from transformers import BlenderbotConfig, BlenderbotForConditionalGeneration
 
-    folder = new_encoder_decoder(tmp_path / "blender", "BART")
+    folder = new_encoder_decoder(tmp_path / "blender", "Bart")
     small = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
     config = BlenderbotConfig(vocab_size=260, d_model=32, encoder_attention_heads=4, decoder_attention_heads=4, **small)
     BlenderbotForConditionalGeneration(config).save_pretrained(folder)
@@ -429,9 +429,9 @@ def test_the_doctor_draws_the_text_read_and_the_answer_trained(recipe_for: Any, 
     recipe = recipe_for(kind)
     report = doctor.examine(recipe, *pipeline.read_data(recipe))
     assert [str(finding) for finding in report.findings if finding.level != "note"] == []
-    assert report.positions == (128 if kind == "BART" else None)
+    assert report.positions == (128 if kind == "Bart" else None)
     for shown in report.shown:
-        first = {"T5": "", "BART": "<s>"}[kind]
+        first = {"T5": "", "Bart": "<s>"}[kind]
         text = "".join(token.text for token in shown.tokens if token.role == "read")
         assert text.startswith(f"{first}Summarize the text. About the ")
         assert text.endswith("More of it.</s>")

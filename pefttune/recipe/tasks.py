@@ -31,7 +31,9 @@ class TextClassification(Section):
     )
     instruction: str = Field(
         "Classify the text. Answer with one of: {labels}.",
-        description="System message for `label-words`; `{labels}` stands for the labels joined by commas.",
+        description="System message for `label-words`; `{labels}` stands for the labels joined by commas. In "
+        "`summarization` the system message, or what an encoder-decoder reads before the text (T5's `summarize:`); "
+        "there `null` leaves it out.",
         examples=["Did the writer like the film? Answer with one of {labels}."],
     )
 
@@ -96,9 +98,10 @@ class Summarization(Section):
     """A short text for a long one, written by the language model."""
 
     type: Literal["summarization"] = Field(description="The task, by the Hub's pipeline tag.")
-    instruction: str = Field(
+    instruction: str | None = Field(
         "Summarize the text.",
-        description="System message; for an encoder-decoder what stands before the text, such as T5's `summarize:`.",
+        description="System message; for an encoder-decoder what stands before the text, such as T5's `summarize:`. "
+        "`null` for none, as BART, Pegasus and Marian expect it.",
         examples=["summarize:"],
     )
     max_new_tokens: Whole = Field(

@@ -27,7 +27,7 @@ class Summarization:
     """See `pefttune.tasks.protocol.Task`. Of several references the first is learned; a summary is judged by the one
     that it fits best."""
 
-    instruction: str
+    instruction: str | None
     generation: Generation
     name: str = "summarization"
     columns: tuple[str, ...] = ("document", "summary")

@@ -18,7 +18,7 @@ TALK = [
 ]
 
 
-@pytest.fixture(scope="module", params=["T5", "BART"])
+@pytest.fixture(scope="module", params=["T5", "Bart"])
 def tokenizer(request: pytest.FixtureRequest, tiny_pair: Any) -> Any:
     from pefttune.bases.load import load_tokenizer
 
@@ -78,6 +78,13 @@ def test_a_long_text_loses_its_end_but_no_special_token(tokenizer: Any) -> None:
     example = encode(tokenizer, len(whole) - 4, {"messages": TALK[:1], "reply": "Four."}, system="Count.")
     assert example.prompt == read(tokenizer, "Count. Two and ")[:-1] + whole[-1:]
     assert (len(example.prompt), example.truncated) == (len(whole) - 4, True)
+
+
+def test_a_summary_can_go_without_an_instruction(tokenizer: Any) -> None:
+    written = tasks.get(sections.Summarization(type="summarization", instruction=None, max_new_tokens=8))
+    encoder = tasks.encoder_of(written, tokenizer, 100, causal=True, encoder_decoder=True)
+    assert encoder(Row({"document": "A text."}, "row"))[0].prompt == read(tokenizer, "A text.")
+    assert encoder.render() == "{text}"
 
 
 def test_a_long_answer_is_cut_and_says_so(tokenizer: Any) -> None:
