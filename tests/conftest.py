@@ -143,6 +143,83 @@ def write_encoder(folder: Path, seed: int = 0, pooler: bool = True, **changes: A
     return folder
 
 
+def write_pair_tokenizer(folder: Path, kind: str) -> int:
+    """A tokenizer that knows single characters, saved; gives its vocabulary's size. T5's kind marks where a word begins
+    and makes `text </s>` of a text, others make `<s> text </s>` of its bytes."""
+    import string
+
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    if kind == "T5":
+        specials = ["<pad>", "</s>", "<unk>"]
+        pieces = [*specials, "\u2581", *string.ascii_letters, *string.digits, *string.punctuation]
+        tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=2))
+        tokenizer.normalizer = normalizers.Nmt()  # a line break is a space
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        tokenizer.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+        names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    else:
+        pieces = ["<s>", "<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=False)
+        names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    return len(pieces)
+
+
+def write_encoder_decoder(folder: Path, kind: str, seed: int = 0, **changes: Any) -> Path:
+    """A tiny random T5, Bart, Marian or Pegasus with a tokenizer, saved into `folder`."""
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    size = {"vocab_size": write_pair_tokenizer(folder, kind), "d_model": 32}
+    if kind == "T5":
+        own = {"d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+        config = transformers.T5Config(**{**size, **own, "feed_forward_proj": "gated-gelu", **changes})
+        kind_of = transformers.T5ForConditionalGeneration
+    else:
+        each = {"layers": 2, "ffn_dim": 64, "attention_heads": 4}
+        own = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in each.items()}
+        ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": 2}
+        ids["decoder_start_token_id"] = 1 if kind == "Marian" else 2
+        config = getattr(transformers, f"{kind}Config")(
+            **{**size, **own, **ids, "max_position_embeddings": 128, **changes}
+        )
+        name = "MarianMTModel" if kind == "Marian" else f"{kind}ForConditionalGeneration"
+        kind_of = getattr(transformers, name)
+    torch.manual_seed(seed)
+    model = kind_of(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:  # fresh weights are so small that every text looks alike
+            parameter.data.normal_(std=0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_encoder_decoder() -> Any:
+    """`write_encoder_decoder`."""
+    return write_encoder_decoder
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Folder of the tiny random encoder-decoder of a kind, `tiny_pair("T5")` or `tiny_pair("Bart")`; do not write into
+    it."""
+    folders: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in folders:
+            folders[kind] = write_encoder_decoder(tmp_path_factory.mktemp("models") / f"tiny-{kind.lower()}", kind)
+        return folders[kind]
+
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny random model; do not write into it."""

@@ -105,7 +105,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: torch.device) -> Any:
     try:
-        kind = transformers.AutoModel if is_encoder(folder) else transformers.AutoModelForCausalLM
+        kind = _auto_class(folder)
         with without_bars():
             model, info = kind.from_pretrained(
                 folder,
@@ -122,7 +122,32 @@ def _load_model(folder: Path, quantization: Any, dtype: torch.dtype, device: tor
         model.pooler = None
         info = {**info, "missing_keys": {key for key in info["missing_keys"] if not key.startswith(POOLER)}}
     check_complete(folder, model, info)
+    if model.config.is_encoder_decoder:
+        _check_decoder(folder, model)
     return model
+
+
+def _auto_class(folder: Path) -> Any:
+    if is_encoder_decoder(folder):
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModel if is_encoder(folder) else transformers.AutoModelForCausalLM
+
+
+def _check_decoder(folder: Path, model: Any) -> None:
+    """Raise BaseError where it is not known what a decoder reads first: neither training nor writing could begin."""
+    name = type(model).__name__
+    if model.generation_config.decoder_start_token_id is None:
+        raise BaseError(f"{folder}: its config.json has no decoder_start_token_id, with which {name} begins to write")
+    if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        raise BaseError(
+            f"{folder}: transformers' {name} does not say what its decoder reads in training; encoder-decoders such as "
+            "T5, BART, Pegasus and Marian can be a base"
+        )
+
+
+def is_encoder_decoder(folder: Path) -> bool:
+    """Whether the folder holds an encoder with a decoder behind it: T5, BART, Pegasus, Marian."""
+    return bool(read_json(folder / "config.json").get("is_encoder_decoder"))
 
 
 def is_encoder(folder: Path) -> bool:

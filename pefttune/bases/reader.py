@@ -7,7 +7,7 @@ from typing import Any
 
 import transformers
 
-from pefttune.bases.load import is_encoder, load_tokenizer
+from pefttune.bases.load import is_encoder, is_encoder_decoder, load_tokenizer
 from pefttune.bases.locate import locate
 from pefttune.bases.safety import check_configs
 from pefttune.errors import BaseError
@@ -16,11 +16,13 @@ from pefttune.recipe import schema
 
 @dataclass(frozen=True)
 class Reader:
-    """A base's tokenizer, whether it is a decoder (`causal`), and how many tokens it reads; None: it does not say."""
+    """A base's tokenizer, whether it is a decoder or has one (`causal`), how many tokens it reads (None: not told),
+    and whether it is an encoder-decoder."""
 
     tokenizer: Any
     causal: bool
     positions: int | None
+    encoder_decoder: bool
 
 
 def open_reader(config: schema.Base) -> Reader:
@@ -36,4 +38,4 @@ def open_reader(config: schema.Base) -> Reader:
             f"{folder}: its config.json cannot be read: {str(error).strip().partition(chr(10))[0]}"
         ) from None
     positions = getattr(known.get_text_config(), "max_position_embeddings", None)
-    return Reader(load_tokenizer(folder), not is_encoder(folder), positions)
+    return Reader(load_tokenizer(folder), not is_encoder(folder), positions, is_encoder_decoder(folder))

@@ -13,6 +13,7 @@ from pefttune.batching.forward import (
 )
 from pefttune.batching.outputs import Outputs, open_outputs
 from pefttune.batching.padded import padded
+from pefttune.batching.paired import paired
 from pefttune.batching.plan import evaluation_batches, n_fed, steps_of, training_steps
 from pefttune.batching.ragged import join, ragged
 
@@ -34,6 +35,7 @@ __all__ = [
     "open_boundary",
     "open_outputs",
     "padded",
+    "paired",
     "prepare",
     "ragged",
     "steps_of",

@@ -1,7 +1,8 @@
 """Can this model read ragged batches? Found out by running a few examples ragged and padded.
 
 Recurrent layers (Mamba, LFM2, Granite hybrids) carry one example into the next whatever attention does, some models
-make masks or biases of their own (ALiBi, sinks), and some take no positions. They get padded batches.
+make masks or biases of their own (ALiBi, sinks), and some take no positions. They get padded batches. So does an
+encoder-decoder, untried: its decoder looks at the whole of what its encoder has read.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ ONE, OTHER = tuple(range(17, 33)), tuple(range(33, 49))
 
 @torch.no_grad()
 def is_causal(model: Any) -> bool:
-    """Whether a token is blind to what follows it. Raises BaseError for a model that cannot be asked."""
+    """Whether a token is blind to what follows it; of an encoder-decoder those that it writes are. Raises BaseError for
+    a model that cannot be asked."""
+    if model.config.is_encoder_decoder:
+        return True
     examples = [Example(TRUNK, (answer,), target=0, origin="probe") for answer in (ONE, OTHER)]
     try:
         one, other = (
@@ -54,6 +58,8 @@ def disagreement(model: Any, examples: Sequence[Example], pad_id: int, *, causal
 
     Tried on the longest of them too, where a sliding window would show.
     """
+    if model.config.is_encoder_decoder:
+        return "its decoder would look at the texts of all examples"
     tried = [*examples[:EXAMPLES_TRIED], max(examples, key=len)]
     tried = [replace(example, answers=example.answers[:ANSWERS_TRIED]) for example in tried]
     try:

@@ -117,8 +117,10 @@ def _add(total: Tensor, parts: Tensor, tile: PlannedTile) -> None:
 
 def prepare(model: Any) -> None:
     """Let `model` use this attention, which is its own SDPA for padded batches. A model that computes another attention
-    (sinks, capped scores) keeps it, and will be found unable to read ragged batches."""
+    (sinks, capped scores) keeps it, and will be found unable to read ragged batches; an encoder-decoder reads none."""
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
+    if model.config.is_encoder_decoder:
+        return
     if model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation():
         model.set_attn_implementation(NAME)

@@ -1,6 +1,7 @@
 """What the model reads and what is scored of it, whichever way the tokens are laid out.
 
-Shapes: B rows of T tokens (B is 1 in a ragged batch), N scored rows, D the width of the hidden states.
+Shapes: B rows of T tokens (B is 1 in a ragged batch), N scored rows, D the width of the hidden states, U tokens of an
+answer where those stand apart.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Batch:
 
     `rows_N` are the flat (B·T) indices of the hidden states that are scored, `targets_N` what each should predict (a
     token, or a class for a head; -100 where unknown), `answers_N` which answer, counted through the batch, a row
-    belongs to. A ragged batch has a `layout` and no padding mask, a padded one the reverse.
+    belongs to. A ragged batch has a `layout` and no padding mask, a padded one the reverse. Of an encoder-decoder the
+    rows are those of its decoder, which reads `decoder_ids_BU`.
     """
 
     ids_BT: Tensor
@@ -45,6 +47,7 @@ class Batch:
     n_tokens: int
     layout: Layout | None = None
     padding_mask_BT: Tensor | None = None
+    decoder_ids_BU: Tensor | None = None
     sources: tuple[Source, ...] = ()
     """Where the tokens of a ragged batch come from, run by run."""
     parts: int = 1

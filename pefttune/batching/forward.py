@@ -99,7 +99,7 @@ def logits_are_linear(model: Any) -> bool:
     """Whether the model's logits are just its output layer applied to its last hidden state.
 
     Gemma caps them, Cohere and Granite scale them; those models keep their own forward. Found out by running four
-    tokens both ways, once for each model.
+    tokens both ways, once for each model. An encoder-decoder keeps its own, too: T5 scales, Marian has a bias.
     """
     if model not in _LINEAR:
         _LINEAR[model] = _compare(model)
@@ -110,7 +110,7 @@ def logits_are_linear(model: Any) -> bool:
 def _compare(model: Any) -> bool:
     ids = torch.arange(4, device=model.device)[None]
     output = model.get_output_embeddings()
-    if type(output) is not nn.Linear:
+    if type(output) is not nn.Linear or model.config.is_encoder_decoder:
         return False
     ours = output(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     return torch.equal(ours, model(input_ids=ids, use_cache=False).logits)
@@ -119,7 +119,8 @@ def _compare(model: Any) -> bool:
 def inputs_of(batch: Batch) -> dict[str, Any]:
     """What the model's forward is called with."""
     if batch.layout is None:
-        return {"input_ids": batch.ids_BT, "attention_mask": batch.padding_mask_BT, "use_cache": False}
+        answers = {} if batch.decoder_ids_BU is None else {"decoder_input_ids": batch.decoder_ids_BU}
+        return {"input_ids": batch.ids_BT, "attention_mask": batch.padding_mask_BT, **answers, "use_cache": False}
     known = batch.entering
     return {
         **({"input_ids": batch.ids_BT} if known is None else {"inputs_embeds": known.hidden_TD[None]}),

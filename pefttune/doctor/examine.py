@@ -28,7 +28,7 @@ from pefttune.doctor.prompts import (
 from pefttune.doctor.repeats import check_repeats
 from pefttune.doctor.report import Part, Report
 from pefttune.recipe import Recipe
-from pefttune.tasks import Task
+from pefttune.tasks import Encoder, Task, encoder_of
 
 WITHOUT_LIMIT = 1 << 30  # tokens
 
@@ -61,8 +61,12 @@ def examine(recipe: Recipe, task: Task, rows: Dataset) -> Report:
 
     reader = bases.open_reader(recipe.base)
     limit = recipe.data.max_length
-    encoder = task.encoder(reader.tokenizer, limit, causal=reader.causal)
-    unlimited = task.encoder(reader.tokenizer, WITHOUT_LIMIT, causal=reader.causal)
+
+    def encoder_for(tokens: int) -> Encoder:
+        kind = {"causal": reader.causal, "encoder_decoder": reader.encoder_decoder}
+        return encoder_of(task, reader.tokenizer, tokens, **kind)
+
+    encoder, unlimited = encoder_for(limit), encoder_for(WITHOUT_LIMIT)
     by_part = {part: getattr(rows, part) for part in PARTS}
     examples = {part: [each for row in own for each in encoder(row)] for part, own in by_part.items()}
     lengths = {part: measure(own, examples[part], unlimited) for part, own in by_part.items()}

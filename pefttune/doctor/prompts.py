@@ -9,6 +9,7 @@ from typing import Any
 from pefttune.data import Example, Row
 from pefttune.doctor.case import TRAIN, Case, share, text_of
 from pefttune.doctor.finding import Finding, found
+from pefttune.tasks import PairEncoder
 
 TRIED = 20  # rows that are encoded a second time
 UNKNOWN = 0.01  # of the tokens, from where too much of the text is not read
@@ -51,7 +52,7 @@ def _prompts(encoded: Sequence[Example]) -> set[tuple[int, ...]]:
 
 def check_template(case: Case) -> Iterator[Finding]:
     """A chat template that is missing where the base is asked in words, or that does not open the answer's turn."""
-    if not any(example.answers for example in case.train):
+    if isinstance(case.encoder, PairEncoder) or not any(example.answers for example in case.train):
         return
     tokenizer = case.tokenizer
     if not tokenizer.chat_template:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
 from pefttune.bases import Base
@@ -22,9 +23,10 @@ def written_by_transformers(
     sampling: Sampling | None = None,
 ) -> list[list[int]]:
     """The tokens of an answer to each prompt."""
-    width, pad_id = max(map(len, prompts)), min(ends)
-    ids_BW = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    mask_BW = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    pad_id, apart = min(ends), base.model.config.is_encoder_decoder
+    side = "right" if apart else "left"
+    ids_BW = pad_sequence([torch.tensor(prompt) for prompt in prompts], True, pad_id, side)
+    mask_BW = pad_sequence([torch.ones(len(prompt), dtype=torch.long) for prompt in prompts], True, 0, side)
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling else {}
     config = GenerationConfig(
         max_new_tokens=generation.max_new_tokens,
@@ -40,13 +42,18 @@ def written_by_transformers(
     with torch.random.fork_rng(enabled=sampling is not None):
         if sampling is not None:
             torch.manual_seed(sampling.seed)
-        ids_BW = base.model.generate(
+        written_BW = base.model.generate(
             input_ids=ids_BW.to(base.device),
             attention_mask=mask_BW.to(base.device),
             generation_config=config,
             tokenizer=base.tokenizer,
         )
-    return [_until_end(row, ends) for row in ids_BW[:, width:].tolist()]
+    first = 1 if apart else ids_BW.shape[1]  # behind the prompt, or what a decoder begins with
+    answers = [_until_end(row, ends) for row in written_BW[:, first:].tolist()]
+    if base.model.generation_config.forced_eos_token_id is None:
+        return answers
+    # BART's end is put in place of the last token allowed, whatever the model would say: that is no end.
+    return [own[:-1] if 1 < len(own) == generation.max_new_tokens and own[-1] in ends else own for own in answers]
 
 
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:

@@ -9,6 +9,7 @@ from itertools import islice
 from torch import Tensor
 
 from pefttune.data import UNKNOWN, Example, Row
+from pefttune.errors import BaseError
 from pefttune.inference.predicting import ROWS_AT_ONCE
 from pefttune.inference.session import Session
 from pefttune.tasks.prompt import HeadEncoder
@@ -35,10 +36,14 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
 def extract(session: Session, rows: Iterable[Row], pooling: str, max_length: int) -> Iterator[Features]:
     """The features of each row's `text` by the base itself, without any adapter; rows are streamed.
 
-    Texts are cut at `max_length` tokens. Raises DataError when the base has no positions for so many, KeyError for a
-    pooling that is not among `POOLINGS`.
+    Texts are cut at `max_length` tokens. Raises DataError when the base has no positions for so many, BaseError for an
+    encoder-decoder, KeyError for a pooling that is not among `POOLINGS`.
     """
     pool, tokenizer = POOLINGS[pooling], session.base.tokenizer
+    if session.base.model.config.is_encoder_decoder:
+        raise BaseError(
+            "this base is an encoder-decoder, whose states are not read as features: take a decoder or an encoder"
+        )
     session.check_length(max_length, "--max-length")
     encoder = HeadEncoder(tokenizer, lambda row: (UNKNOWN,), max_length, causal=session.causal)
     rows = iter(rows)

@@ -61,7 +61,7 @@ class Loaded(Purpose):
         """What PEFT needs in `adapter_config.json` to rebuild it, the head included."""
         assert self.adapter is not None
         if self.head is None:
-            return self.adapter.config() | {"task_type": "CAUSAL_LM"}
+            return self.adapter.config()
         return self.adapter.config() | {"task_type": self.head.task_type, "modules_to_save": [self.head.key]}
 
     def train(self, mode: bool) -> None:

@@ -23,6 +23,7 @@ from pefttune.batching import (
     open_boundary,
     open_outputs,
     padded,
+    paired,
     prepare,
     ragged,
 )
@@ -140,7 +141,8 @@ class Session:
     def encoder(self, task: tasks.Task, max_length: int) -> tasks.Encoder:
         """What turns rows of the task into examples for this base. Raises BaseError or DataError."""
         self.check_length(max_length, "data.max_length")
-        return task.encoder(self.base.tokenizer, max_length, causal=self.causal)
+        kind = {"causal": self.causal, "encoder_decoder": self.base.model.config.is_encoder_decoder}
+        return tasks.encoder_of(task, self.base.tokenizer, max_length, **kind)
 
     def remove(self, name: str) -> None:
         """Take an adapter off the base and forget it."""
@@ -337,6 +339,9 @@ class Session:
             self.try_ragged(examples)
         if self.ragged:
             return ragged(examples, every_answer=every_answer, causal=self.causal, device=self.base.device)
+        if self.base.model.config.is_encoder_decoder:
+            shift = self.base.model.prepare_decoder_input_ids_from_labels
+            return paired(examples, self._pad_id, shift, every_answer=every_answer, device=self.base.device)
         return padded(examples, self._pad_id, every_answer=every_answer, device=self.base.device)
 
     @cached_property

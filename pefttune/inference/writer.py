@@ -29,7 +29,9 @@ class Writer:
         self._generation, self._sampling = generation or task.generation, sampling
         told = session.base.model.generation_config.eos_token_id
         tokenizer = session.base.tokenizer
-        ends = {*(told if isinstance(told, list) else [told]), tokenizer.eos_token_id, ChatTemplate(tokenizer).end}
+        ends = {*(told if isinstance(told, list) else [told]), tokenizer.eos_token_id}
+        if not session.base.model.config.is_encoder_decoder:
+            ends.add(ChatTemplate(tokenizer).end)
         self._ends = frozenset(ends - {None})
 
     def write(self, examples: Sequence[Example], progress: Callable[[int], None]) -> list[Writing]:

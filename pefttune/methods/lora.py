@@ -102,6 +102,7 @@ class LoraAdapter:
     def config(self) -> dict[str, Any]:
         """PEFT's own configuration, with the targets as names."""
         config: dict[str, Any] = self._config.to_dict()
+        config["task_type"] = "SEQ_2_SEQ_LM" if self._model.config.is_encoder_decoder else "CAUSAL_LM"
         for key in ("target_modules", "exclude_modules"):  # sets, which JSON has not
             config[key] = sorted(config[key]) if config[key] else config[key]
         return config
@@ -124,7 +125,8 @@ def tables_nbytes(model: Any) -> int:
 def _path_in_class(model: Any) -> str:
     """What stands before a module's path in transformers' classes for tasks: an encoder, here loaded alone, has a name
     of its own there."""
-    return f"{model.base_model_prefix}." if model.base_model is model else ""
+    alone = model.base_model is model and model.get_output_embeddings() is None  # T5 is its own base, and whole
+    return f"{model.base_model_prefix}." if alone else ""
 
 
 def _wrapped(model: nn.Module, name: str, linear: nn.Linear, acting: list[Acting]) -> LoraLinear:
@@ -173,6 +175,11 @@ def _layers(model: Any, wanted: str | Sequence[int] | None) -> list[int] | None:
     """Indices of the layers to adapt, None for all. Raises BaseError when the base has no such layers."""
     if wanted is None:
         return None
+    if model.config.is_encoder_decoder:
+        raise BaseError(
+            "adapter.layers: this base is an encoder-decoder, and its encoder and its decoder count their layers each "
+            "from 0; leave it out, so that all are adapted, or choose modules by adapter.target_modules"
+        )
     count = model.config.get_text_config().num_hidden_layers
     if isinstance(wanted, str):
         top = int(wanted.removeprefix("top-"))

@@ -37,7 +37,7 @@ class Adapter(Protocol):
         """Take over tensors that were checked against `parameters`."""
 
     def config(self) -> dict[str, Any]:
-        """What `adapter_config.json` says of it, without the base's name."""
+        """What `adapter_config.json` says of it, without the base's name; its task is to write."""
 
     def detach(self) -> None:
         """Take it off the base, which is then as it was."""

@@ -15,8 +15,9 @@ AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
 }
-"""transformers' class for a base with a head, by PEFT's name of the task."""
+"""transformers' class for a base with a head, or for an encoder-decoder, by PEFT's name of the task."""
 HUB_METRICS = {
     **{name: name for name in ("accuracy", "f1", "precision", "recall", "exact_match")},
     "macro_f1": "f1",

@@ -48,10 +48,11 @@ def describe(
 def _head(loaded: Loaded, base: Base) -> dict[str, Any] | None:
     """What kind of head the adapter has, in PEFT's words, how many outputs, and whether transformers' class for it has
     just this head: so it is for decoders, but for questions, and BERT; RoBERTa and others put more layers before
-    theirs."""
+    theirs. None where a decoder's own output layer writes, and that of an encoder-decoder without a count."""
     head = loaded.head
     if head is None:
-        return None
+        apart = base.model.config.is_encoder_decoder
+        return {"task_type": "SEQ_2_SEQ_LM", "outputs": None, "plain": True} if apart else None
     decoder = base.model.get_output_embeddings() is not None and head.task_type != "QUESTION_ANS"
     plain = decoder or base.model.config.model_type == "bert"
     return {"task_type": head.task_type, "outputs": head.linear.out_features, "plain": plain}

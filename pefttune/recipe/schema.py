@@ -149,7 +149,7 @@ class Data(Section):
     max_length: Whole = Field(
         512,
         gt=0,
-        description="Longest example, prompt and answer together.",
+        description="Longest example, prompt and answer together; for an encoder-decoder the longest of each.",
         json_schema_extra={"unit": "tokens"},
     )
     too_long: Literal["truncate", "drop", "error"] = Field(

@@ -104,7 +104,12 @@ class Summarization(Section):
 
     has_head: ClassVar[bool] = False
     type: Literal["summarization"] = Field(description="The task, by the Hub's pipeline tag.")
-    instruction: str = Field("Summarize the text.", description="System message.")
+    instruction: str | None = Field(
+        "Summarize the text.",
+        description="System message; for an encoder-decoder what stands before the text, such as T5's `summarize:`. "
+        "`null` for none, as BART, Pegasus and Marian expect it.",
+        examples=["summarize:"],
+    )
     max_new_tokens: Whole = Field(
         64, gt=0, description="Longest summary, training ones included.", json_schema_extra={"unit": "tokens"}
     )
@@ -122,7 +127,10 @@ class TextGeneration(Section):
     has_head: ClassVar[bool] = False
     type: Literal["text-generation"] = Field(description="The task, by the Hub's pipeline tag.")
     system: str | None = Field(
-        None, description="System message for conversations that have none.", examples=["You are a terse assistant."]
+        None,
+        description="System message for conversations that have none; for an encoder-decoder what stands before the "
+        "text.",
+        examples=["You are a terse assistant."],
     )
     max_new_tokens: Whole = Field(
         256, gt=0, description="Longest answer that is written.", json_schema_extra={"unit": "tokens"}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pefttune.tasks.multi_label import MultiLabel
+from pefttune.tasks.pairs import PairEncoder, encoder_of
 from pefttune.tasks.protocol import Encoded, Encoder, Generation, Piece, Prediction, ScoredBatch, Task, Writing
 from pefttune.tasks.question_answering import Answer, QuestionAnswering
 from pefttune.tasks.summarization import Summarization
@@ -40,6 +41,7 @@ __all__ = [
     "Encoder",
     "Entity",
     "Generation",
+    "PairEncoder",
     "Piece",
     "Prediction",
     "QuestionAnswering",
@@ -52,5 +54,6 @@ __all__ = [
     "TokenClassification",
     "Writing",
     "Written",
+    "encoder_of",
     "get",
 ]

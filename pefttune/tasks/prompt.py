@@ -111,15 +111,29 @@ def _tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def text_tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Tokens of a user's text: what looks like a special token in it is spelled out."""
-    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+def text_tokens(tokenizer: Any, text: str, *, target: bool = False) -> tuple[int, ...]:
+    """Tokens of a user's text: what looks like a special token in it is spelled out. A `target` is what an
+    encoder-decoder writes, for which some tokenizers have a vocabulary of its own."""
+
+    def split(part: str) -> tuple[int, ...]:
+        given = {"text_target" if target else "text": part}
+        return tuple(tokenizer(**given, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    tokens = split(text)
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    if special.isdisjoint(tokens):
+        return tokens
+    # Vocabularies of T5's kind have special tokens among their words, too, and find them split or not.
+    names = {token: tokenizer.convert_ids_to_tokens(token) for token in special.intersection(tokens)}
+    spelled = {token: split(name[0]) + split(name[1:]) for token, name in names.items()}
+    return tuple(each for token in tokens for each in spelled.get(token, (token,)))
 
 
-def special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def special_tokens_around(tokenizer: Any, *, target: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What the tokenizer puts before and after every text by itself (BOS, [CLS] … [SEP], or nothing)."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
+    given = {"text_target" if target else "text": "a"}
+    bare = tokenizer(**given, add_special_tokens=False)["input_ids"]
+    full = tokenizer(**given)["input_ids"]
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return tuple(full[:start]), tuple(full[start + len(bare) :])
 

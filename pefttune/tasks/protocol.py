@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pefttune.data import Example, Row
 
@@ -176,6 +176,14 @@ class Task(Protocol):
 
     def zero_shot(self) -> Task | None:
         """The form of this task in which a language model can be asked without any training; None if there is none."""
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """A task whose answer is written for a text, so that an encoder-decoder can do it, too."""
+
+    def pair_encoder(self, tokenizer: Any, max_length: int) -> Encoder:
+        """What turns rows into examples for an encoder-decoder. Raises DataError for a limit that leaves no room."""
 
 
 class Encoder(Protocol):

@@ -28,7 +28,7 @@ class Summarization:
     """See `pefttune.tasks.protocol.Task`. Of several references the first is learned; a summary is judged by the one
     that it fits best."""
 
-    instruction: str
+    instruction: str | None
     generation: Generation
     name: str = "summarization"
     columns: tuple[str, ...] = ("document", "summary")
@@ -69,6 +69,13 @@ class Summarization:
 
         most = self.generation.max_new_tokens
         return AnswerEncoder(tokenizer, _conversation, self.instruction, max_length, most, longest_reply=most)
+
+    def pair_encoder(self, tokenizer: Any, max_length: int) -> Encoder:
+        """Instruction and document for the encoder."""
+        from pefttune.tasks.pairs import PairEncoder
+
+        most = self.generation.max_new_tokens
+        return PairEncoder(tokenizer, _conversation, self.instruction, max_length, most, longest_reply=most)
 
     def new_head(self, model: Any, *, causal: bool) -> None:
         """None: the language model's own output layer writes."""

@@ -82,6 +82,12 @@ class TextGeneration:
 
         return AnswerEncoder(tokenizer, _conversation, self.system, max_length, self.generation.max_new_tokens)
 
+    def pair_encoder(self, tokenizer: Any, max_length: int) -> Encoder:
+        """The conversation for the encoder, the reply for the decoder."""
+        from pefttune.tasks.pairs import PairEncoder
+
+        return PairEncoder(tokenizer, _conversation, self.system, max_length, self.generation.max_new_tokens)
+
     def new_head(self, model: Any, *, causal: bool) -> None:
         """None: the language model's own output layer writes."""
 

@@ -26,7 +26,8 @@ IMPORTS_AT_LEAST = 150
 # Without torch: these rooms whole, and these files.
 LIGHT_ROOMS = {"recipe", "data", "store", "errors", "environment", "doctor", "pipeline", "cli"}
 LIGHT_FILES = {f"tasks/{name}.py" for name in ("__init__", "protocol", "prompt", "text_classification")} | {
-    f"tasks/{name}.py" for name in ("answering", "chat", "rouge", "summarization", "text_generation", "written")
+    f"tasks/{name}.py"
+    for name in ("answering", "chat", "pairs", "rouge", "summarization", "text_generation", "written")
 }
 HEAVY_ROOMS = {"methods", "batching", "bases", "training", "inference", "evaluation", "serving", "publishing"}
 # Also a light room imports these when it has to, in a function.

@@ -74,6 +74,7 @@ PUBLIC = {
         "Encoder",
         "Entity",
         "Generation",
+        "PairEncoder",
         "Piece",
         "Prediction",
         "QuestionAnswering",
@@ -87,6 +88,7 @@ PUBLIC = {
         "TokenClassification",
         "Writing",
         "Written",
+        "encoder_of",
         "get",
     },
     "pefttune.methods": {
@@ -115,6 +117,7 @@ PUBLIC = {
         "open_boundary",
         "open_outputs",
         "padded",
+        "paired",
         "prepare",
         "ragged",
         "steps_of",

@@ -68,7 +68,7 @@ def test_a_page_and_the_index_say_what_matters(generate: ModuleType) -> None:
         == """\
 # `data.max_length`
 
-Longest example, prompt and answer together.
+Longest example, prompt and answer together; for an encoder-decoder the longest of each.
 
 | | |
 |---|---|

@@ -178,6 +178,8 @@ class BeginningTokenizer:
     """A tokenizer that begins every text with a token of its own, as Llama's and BERT's do."""
 
     eos_token_id = 1
+    unk_token_id = None
+    all_special_ids = (1, 2, 3)
     chat_template: str | None = None
 
     def __call__(self, text: str, add_special_tokens: bool = True, **kwargs: Any) -> dict[str, list[int]]:
