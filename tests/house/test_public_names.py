@@ -95,6 +95,7 @@ PUBLIC = {
         "METHODS",
         "activate",
         "attach",
+        "tables_nbytes",
         "weights",
     },
     "pefttune.batching": {
