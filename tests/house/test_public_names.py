@@ -97,6 +97,7 @@ PUBLIC = {
         "METHODS",
         "activate",
         "attach",
+        "tables_nbytes",
         "weights",
     },
     "pefttune.batching": {
