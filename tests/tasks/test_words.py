@@ -140,8 +140,8 @@ def test_words_are_joined_with_their_places() -> None:
     assert [text[start:end] for start, end in places] == ["New York", "is", "🤗"]
 
 
-def test_entities_with_a_word_that_has_no_token_are_told(tiny_bert: Path) -> None:
-    encoder, _ = encoder_of(tiny_bert, causal=False)
+def test_entities_with_a_word_that_has_no_token_are_told(tiny_encoder: Path) -> None:
+    encoder, _ = encoder_of(tiny_encoder, causal=False)
     words = ["Ada", "\u200b", "of", "x"]  # BERT's tokenizer takes the second one out
     assert encoder.misaligned(row(words, ["B-a", "I-a", "O", "B-b"])) == ["Ada \u200b"]
     assert encoder.misaligned(row(words, ["B-a", "O", "O", "B-b"])) == []
