@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig
 
 from pefttune.batching import check_sees_all, disagreement, is_causal, prepare
 from pefttune.data import Example
@@ -100,7 +100,7 @@ def test_a_base_that_cannot_read_ragged_gets_the_right_result_by_padding(
 def test_a_model_that_does_not_run_on_ids_with_a_mask_is_no_base() -> None:
     class Deaf(torch.nn.Module):
         device, base_model = torch.device("cpu"), property(lambda self: self)
-        config = SimpleNamespace(is_encoder_decoder=False)
+        config = BertConfig()
 
         def forward(self, pixel_values: torch.Tensor, **others: Any) -> None:
             raise AssertionError

@@ -14,13 +14,15 @@ from pefttune.tasks import Piece, Prediction
 
 MOST_ROWS = 10
 SHOWN_CHARACTERS = 400
+BEFORE_A_MARK = 150
 KEPT_CHARACTERS = 20_000
 """A page is no place for a book; what is cut off is said."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A text with what is marked in it: its beginning, and the whole where that is longer."""
+    """A text with what is marked in it: its beginning, or what stands around the first mark where that is farther on,
+    and the whole where that is longer."""
 
     short: tuple[Piece, ...]
     whole: tuple[Piece, ...]
@@ -28,7 +30,7 @@ class Passage:
 
     @property
     def cut(self) -> bool:
-        """Whether there is more than its beginning."""
+        """Whether there is more than is shown first."""
         return self.characters > SHOWN_CHARACTERS
 
     @property
@@ -130,14 +132,28 @@ def _shown(findings: Findings, theirs: Scored, i: int, score: np.ndarray, before
 def passage(pieces: Sequence[Piece]) -> Passage:
     """The pieces as far as they are shown."""
     characters = sum(len(piece.text) for piece in pieces)
-    return Passage(_cut(pieces, SHOWN_CHARACTERS), _cut(pieces, KEPT_CHARACTERS), characters)
+    start = _first_shown(pieces)
+    short = _cut(pieces, start, start + SHOWN_CHARACTERS)
+    if start:
+        question = pieces[:1] if start >= len(pieces[0].text) else ()
+        short = (*_cut(question, 0, SHOWN_CHARACTERS), Piece("… "), *short)
+    return Passage(short, _cut(pieces, 0, KEPT_CHARACTERS), characters)
 
 
-def _cut(pieces: Sequence[Piece], room: int) -> tuple[Piece, ...]:
-    kept = []
+def _first_shown(pieces: Sequence[Piece]) -> int:
+    """Where to begin, so that the end of the first mark is to be seen, with some text before it."""
+    at = 0
     for piece in pieces:
-        if room <= 0:
-            break
-        kept.append(Piece(piece.text[:room], piece.tag))
-        room -= len(piece.text)
+        if piece.tag:
+            return max(0, at - BEFORE_A_MARK) if at + len(piece.text) > SHOWN_CHARACTERS else 0
+        at += len(piece.text)
+    return 0
+
+
+def _cut(pieces: Sequence[Piece], start: int, end: int) -> tuple[Piece, ...]:
+    kept, at = [], 0
+    for piece in pieces:
+        if text := piece.text[max(0, start - at) : max(0, end - at)]:
+            kept.append(Piece(text, piece.tag))
+        at += len(piece.text)
     return tuple(kept)

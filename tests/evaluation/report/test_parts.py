@@ -78,6 +78,18 @@ def test_a_passage_is_cut_within_its_pieces() -> None:
     assert not passage([Piece("a" * SHOWN_CHARACTERS)]).cut
 
 
+def test_a_mark_far_on_is_seen_with_what_stands_before_it() -> None:
+    before, after = "b" * 1000 + "c" * 150, "d" * 500
+    answered = passage([Piece("who? "), Piece(before), Piece("Ada", "answer"), Piece(after)])
+    shown = [("who? ", None), ("… ", None), ("c" * 150, None), ("Ada", "answer"), ("d" * 247, None)]
+    assert [(piece.text, piece.tag) for piece in answered.short] == shown
+    assert "".join(piece.text for piece in answered.whole) == f"who? {before}Ada{after}"
+    found = passage([Piece(before), Piece("Ada", "PER")])
+    assert [piece.text for piece in found.short] == ["… ", "c" * 150, "Ada"]
+    near = passage([Piece("b" * 390), Piece("Ada", "PER"), Piece(after)])
+    assert near.short[0].text == "b" * 390
+
+
 def test_a_long_curve_is_thinned_and_keeps_its_ends(findings_of: Any) -> None:
     loss, watched, rate = curves(findings_of(TEXTS, steps=5000).log, "accuracy")
     for line in (*loss.lines, *rate.lines):
