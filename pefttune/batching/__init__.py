@@ -1,8 +1,8 @@
 """Examples to batches, batches to what is scored: ragged batches, their attention, and only the logits needed."""
 
-from pefttune.batching.agreement import RUNS_NOT, agrees, disagreement, is_causal
+from pefttune.batching.agreement import RUNS_NOT, agrees, check_sees_all, disagreement, is_causal
 from pefttune.batching.attention import prepare
-from pefttune.batching.batch import Batch
+from pefttune.batching.batch import Batch, see_all
 from pefttune.batching.boundary import Boundary, open_boundary
 from pefttune.batching.forward import (
     hidden_rows,
@@ -23,6 +23,7 @@ __all__ = [
     "Boundary",
     "Outputs",
     "agrees",
+    "check_sees_all",
     "disagreement",
     "evaluation_batches",
     "hidden_rows",
@@ -38,6 +39,7 @@ __all__ = [
     "paired",
     "prepare",
     "ragged",
+    "see_all",
     "steps_of",
     "target_log_likelihoods",
     "training_steps",

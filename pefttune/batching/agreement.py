@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pefttune.batching.batch import Batch
+from pefttune.batching.batch import Batch, see_all
 from pefttune.batching.forward import hidden_rows
 from pefttune.batching.padded import padded
 from pefttune.batching.ragged import ragged
@@ -41,15 +41,25 @@ def is_causal(model: Any) -> bool:
     a model that cannot be asked."""
     if model.config.is_encoder_decoder:
         return True
-    examples = [Example(TRUNK, (answer,), target=0, origin="probe") for answer in (ONE, OTHER)]
     try:
-        one, other = (
-            hidden_rows(model, padded([example], 0, every_answer=True, device=model.device)) for example in examples
-        )
+        return _is_blind(model, sees_all=False)
     except RUNS_NOT as error:
         name = type(model).__name__
         raise BaseError(f"{name} cannot be a base: it does not run on ids with a mask ({error})") from None
-    return _same(model, one[:1], other[:1])  # the prompt's last row, before two different answers
+
+
+@torch.no_grad()
+def check_sees_all(model: Any) -> None:
+    """Raise BaseError for a decoder whose tokens cannot be told to see what follows them."""
+    try:
+        blind = _is_blind(model, sees_all=True)
+    except RUNS_NOT:
+        blind = True
+    if blind:
+        raise BaseError(
+            f"task.attention: transformers runs {type(model).__name__} in one direction only, so this base cannot be "
+            "bidirectional; take causal"
+        )
 
 
 @torch.no_grad()
@@ -63,7 +73,7 @@ def disagreement(model: Any, examples: Sequence[Example], pad_id: int, *, causal
     tried = [*examples[:EXAMPLES_TRIED], max(examples, key=len)]
     tried = [replace(example, answers=example.answers[:ANSWERS_TRIED]) for example in tried]
     try:
-        if _leaks(model, causal):
+        if _leaks(model, causal, see_all(examples)):
             return "one example changes what comes of another"
         ours = hidden_rows(model, _ragged(model, tried, causal))
     except RUNS_NOT as error:
@@ -79,17 +89,24 @@ def agrees(model: Any, ours: Tensor, reference: Tensor) -> bool:
     return _distance(ours, reference) <= (TOLERANCE if _is_exact(model) else TOLERANCE_OF_HALF)
 
 
-def _leaks(model: Any, causal: bool) -> bool:
+def _is_blind(model: Any, sees_all: bool) -> bool:
+    """Whether a token is blind to what follows it, told to see that or not: the prompt's last one, before two different
+    answers."""
+    examples = [Example(TRUNK, (answer,), target=0, origin="probe", sees_all=sees_all) for answer in (ONE, OTHER)]
+    one, other = (
+        hidden_rows(model, padded([example], 0, every_answer=True, device=model.device)) for example in examples
+    )
+    return _same(model, one[:1], other[:1])
+
+
+def _leaks(model: Any, causal: bool, sees_all: bool) -> bool:
     """Whether a text changes the hidden states of the text that lies behind it."""
-    behind = [
-        hidden_rows(model, _ragged(model, [_text((*TRUNK, *before)), _text((*TRUNK, *TEXT))], causal))[-1:]
-        for before in (ONE, OTHER)
-    ]
-    return not _same(model, *behind)
+    texts = [[_text((*TRUNK, *each), sees_all) for each in (before, TEXT)] for before in (ONE, OTHER)]
+    return not _same(model, *(hidden_rows(model, _ragged(model, each, causal))[-1:] for each in texts))
 
 
-def _text(prompt: tuple[int, ...]) -> Example:
-    return Example(prompt, (), target=None, origin="probe", marks=((len(prompt) - 1, 0),))
+def _text(prompt: tuple[int, ...], sees_all: bool) -> Example:
+    return Example(prompt, (), target=None, origin="probe", marks=((len(prompt) - 1, 0),), sees_all=sees_all)
 
 
 def _ragged(model: Any, examples: Sequence[Example], causal: bool) -> Batch:

@@ -47,6 +47,8 @@ class Batch:
     n_tokens: int
     layout: Layout | None = None
     padding_mask_BT: Tensor | None = None
+    sees_all: bool = False
+    """Whether transformers is to be told, of a padded batch, that a decoder's tokens see what follows them."""
     decoder_ids_BU: Tensor | None = None
     sources: tuple[Source, ...] = ()
     """Where the tokens of a ragged batch come from, run by run."""
@@ -56,6 +58,11 @@ class Batch:
     """The hidden states to begin with, where those of the frozen layers below are known."""
     known_ND: Tensor | None = None
     """The last hidden states of the scored rows, where the whole base is frozen and they are known."""
+
+    @property
+    def causal(self) -> bool | None:
+        """Whether a token of a ragged batch is blind to what follows it; None where the model knows."""
+        return None if self.layout is None else self.layout.causal
 
 
 class Scored:
@@ -93,6 +100,11 @@ class Scored:
         """`rows_N`, `targets_N`, `answers_N`."""
         rows, targets, answers = (torch.tensor(v, device=device) for v in (self.rows, self.targets, self.answers))
         return rows, targets, answers
+
+
+def see_all(examples: Sequence[Example]) -> bool:
+    """Whether a decoder is told to let the tokens of these examples, which are alike in this, see what follows them."""
+    return any(example.sees_all for example in examples)
 
 
 def chosen_answers(example: Example, every_answer: bool) -> tuple[tuple[int, ...], ...]:

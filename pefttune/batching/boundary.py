@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pefttune.batching.batch import Batch, Entering, chosen_answers
+from pefttune.batching.batch import Batch, Entering, chosen_answers, see_all
 from pefttune.batching.forward import hidden_rows, inputs_of, logits_are_linear
 from pefttune.batching.kept import kept, key_of
 from pefttune.batching.layers import decoder_layers, entering
@@ -80,9 +80,9 @@ def open_boundary(
         notice("the frozen layers are run again in every pass: this base cannot be entered at a layer")
         return None
     fed = [_fed(example, every_answer) for example in examples]
-    contents = [(example.prompt, chosen_answers(example, every_answer)) for example in examples]
+    contents = [see_all(examples), [(example.prompt, chosen_answers(example, every_answer)) for example in examples]]
     # Where a token sees what follows it, what is the same in all prompts becomes something else in each.
-    trunk = _shared_by_all([example.prompt for example in examples]) if causal else 0
+    trunk = _shared_by_all([example.prompt for example in examples]) if causal and not see_all(examples) else 0
     starts, rows = [], trunk
     for tokens in fed:
         starts.append(rows)

@@ -120,7 +120,9 @@ def inputs_of(batch: Batch) -> dict[str, Any]:
     """What the model's forward is called with."""
     if batch.layout is None:
         answers = {} if batch.decoder_ids_BU is None else {"decoder_input_ids": batch.decoder_ids_BU}
-        return {"input_ids": batch.ids_BT, "attention_mask": batch.padding_mask_BT, **answers, "use_cache": False}
+        told = {"is_causal": False} if batch.sees_all else {}  # transformers puts it into the config for this pass
+        given = {"input_ids": batch.ids_BT, "attention_mask": batch.padding_mask_BT}
+        return {**given, **answers, **told, "use_cache": False}
     known = batch.entering
     return {
         **({"input_ids": batch.ids_BT} if known is None else {"inputs_embeds": known.hidden_TD[None]}),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pefttune.batching.batch import Batch, Scored
+from pefttune.batching.batch import Batch, Scored, see_all
 from pefttune.batching.kept import kept, key_of
 from pefttune.data import UNKNOWN, Example
 
@@ -70,7 +70,11 @@ def open_outputs(
     """
     read = [_each_once(example) for example in examples]
     starts = list(accumulate((len(example.marks) for example in read), initial=0))
-    contents = [ragged, [(example.prompt, [position for position, _ in example.marks]) for example in read]]
+    contents = [
+        ragged,
+        see_all(examples),
+        [(example.prompt, [position for position, _ in example.marks]) for example in read],
+    ]
 
     def fill_in(states: Tensor) -> None:
         done = 0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pefttune.batching.batch import Batch, Scored, chosen_answers
+from pefttune.batching.batch import Batch, Scored, chosen_answers, see_all
 from pefttune.data import Example
 
 
@@ -42,4 +42,5 @@ def padded(examples: Sequence[Example], pad_id: int, *, every_answer: bool, devi
         n_examples=len(examples),
         n_tokens=sum(map(len, sequences)),
         padding_mask_BT=mask.to(device),
+        sees_all=see_all(examples),
     )

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import torch
 
-from pefttune.batching.batch import Batch, Entering, Scored, chosen_answers
+from pefttune.batching.batch import Batch, Entering, Scored, chosen_answers, see_all
 from pefttune.batching.layout import Layout
 from pefttune.batching.tree import Tree
 from pefttune.data import Example
@@ -16,9 +16,10 @@ from pefttune.data import Example
 def ragged(examples: Sequence[Example], *, every_answer: bool, causal: bool, device: torch.device) -> Batch:
     """Make a ragged batch, with every candidate answer side by side, or only the right one.
 
-    Where tokens see what follows them (`causal` is false) nothing is shared. Scored rows come in the order of
-    `examples`, wherever their tokens stand.
+    Where tokens see what follows them (the model is not `causal`, or told so by the examples) nothing is shared. Scored
+    rows come in the order of `examples`, wherever their tokens stand.
     """
+    causal = causal and not see_all(examples)
     answers = [chosen_answers(example, every_answer) for example in examples]
     tree = Tree([example.prompt for example in examples], answers, share=causal)
     scored = Scored()

@@ -36,6 +36,9 @@ class Example:
     marks: tuple[tuple[int, float], ...] = ()
     answer_limit: str = ""
     """The key of the recipe whose limit cut the right answer; empty where it is whole. `truncated` is of the prompt."""
+    sees_all: bool = False
+    """Whether a decoder is told to let each token of the prompt see those that follow it, too. All examples of an
+    adapter are alike in this."""
 
     def __len__(self) -> int:
         """Tokens of the prompt and its longest answer."""

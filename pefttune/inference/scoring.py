@@ -85,9 +85,9 @@ def states_by_batch(session: Session, examples: Sequence[Example]) -> Iterator[t
 
 def _plan(session: Session, examples: Sequence[Example]) -> list[list[int]]:
     """Which of the examples go together."""
-    if session.ragged is None:
+    if session.is_ragged(examples) is None:
         session.try_ragged(examples)
-    return evaluation_batches(examples, session.max_batch_tokens, ragged=bool(session.ragged))
+    return evaluation_batches(examples, session.max_batch_tokens, ragged=bool(session.is_ragged(examples)))
 
 
 def _passes(session: Session, asked: Asked, planned: Sequence[Planned]) -> Iterator[list[tuple[str, list[int], Batch]]]:

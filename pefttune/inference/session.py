@@ -18,6 +18,7 @@ from pefttune.batching import (
     Batch,
     Boundary,
     Outputs,
+    check_sees_all,
     disagreement,
     is_causal,
     open_boundary,
@@ -26,6 +27,7 @@ from pefttune.batching import (
     paired,
     prepare,
     ragged,
+    see_all,
 )
 from pefttune.data import Example, Row, cache_dir
 from pefttune.errors import AdapterError
@@ -58,13 +60,23 @@ class Session:
         self.base = base
         self.causal = is_causal(base.model)  # whether a token is blind to what follows it: a decoder
         self.max_batch_tokens = max_batch_tokens or tokens_at_once(base.device)
-        self.ragged: bool | None = None  # whether batches are; None until `try_ragged` has found out
+        self._ragged: dict[bool, bool | None] = {}  # by whether the examples are told to see all
         self._shelf = Shelf(max_adapter_mib, partial(attach_again, self), partial(methods.tables_nbytes, base.model))
         self._active: str | None = None
         tokenizer = base.tokenizer
         self._pad_id: int = (tokenizer.eos_token_id or 0) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._lock = threading.RLock()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapters")
+
+    @property
+    def ragged(self) -> bool | None:
+        """Whether batches are; None until `try_ragged` has found out. Set for all, it is not asked any more. Those of
+        bidirectional tasks on a decoder are found out about for themselves (`is_ragged`)."""
+        return self._ragged.get(False)
+
+    @ragged.setter
+    def ragged(self, ragged: bool | None) -> None:
+        self._ragged = {False: ragged, True: ragged}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -252,19 +264,21 @@ class Session:
     def outputs(self, batches: Sequence[tuple[str, Batch]]) -> list[Tensor]:
         """What each adapter's task scores of its batch, in one pass where they can go together: a head's logits (N, C),
         or the log-likelihoods (N,) of target tokens. Leaves none in use if there are several."""
+        alike: dict[bool | None, list[tuple[str, Batch]]] = {}
+        for name, batch in batches:
+            alike.setdefault(batch.causal, []).append((name, batch))
+        found = {causal: iter(self._outputs_alike(own, causal)) for causal, own in alike.items()}
+        return [next(found[batch.causal]) for _, batch in batches]
+
+    def _outputs_alike(self, batches: Sequence[tuple[str, Batch]], causal: bool | None) -> list[Tensor]:
+        """The outputs of batches that are all ragged and `causal` or not; None for those that are not ragged, or for
+        which the base has nothing to do."""
         model = self.base.model
-        unknown = [(name, batch) for name, batch in batches if batch.known_ND is None]
-        if len(unknown) < len(batches):  # the base has nothing to do for the others
-            run = iter(self.outputs(unknown) if unknown else ())
-            return [
-                next(run) if batch.known_ND is None else outputs_of(model, self.use(name), batch)
-                for name, batch in batches
-            ]
         with self._lock:
             # Where one is away, reading it may push out another: each is read when its turn comes, and only then.
             loaded = [self[name] for name, _ in batches if name in self.resident]
             alone = len(batches) == 1 or len(loaded) < len(batches)
-            if alone or not self.ragged or not can_share(model, loaded):
+            if alone or causal is None or not can_share(model, loaded):
                 return [outputs_of(model, self.use(name), batch) for name, batch in batches]
             self._active = None
             return outputs_together(model, loaded, [batch for _, batch in batches])
@@ -290,13 +304,13 @@ class Session:
                 self.base.model,
                 examples,
                 partial(scoring.states_by_batch, self),
-                ragged=bool(self.ragged),
+                ragged=bool(self.is_ragged(examples)),
                 base_digest=self.base.fingerprint.digest,
                 max_tokens=self.max_batch_tokens,
                 notice=notice,
                 progress=progress,
             )
-        if not self.ragged or not adapter.first_layer:
+        if not self.is_ragged(examples) or not adapter.first_layer:
             return None
         return open_boundary(
             folder,
@@ -311,12 +325,20 @@ class Session:
             progress=progress,
         )
 
+    def is_ragged(self, examples: Sequence[Example]) -> bool | None:
+        """Whether batches of such examples are ragged; None until `try_ragged` has found out."""
+        return self._ragged.get(see_all(examples))
+
     def try_ragged(self, examples: Sequence[Example]) -> str | None:
-        """Run a few of the examples both ways. Why all batches will be padded from now on, if they will."""
-        if self.ragged is False or not examples:
+        """Run a few of the examples both ways. Why all batches like them will be padded from now on, if they will.
+        Raises BaseError where they are bidirectional and the base cannot be."""
+        if self.is_ragged(examples) is False or not examples:
             return None
-        reason = disagreement(self.base.model, examples, self._pad_id, causal=self.causal)
-        self.ragged = reason is None
+        with self._lock:  # what a decoder's tokens see stands in its config while padded ones pass
+            if see_all(examples):
+                check_sees_all(self.base.model)
+            reason = disagreement(self.base.model, examples, self._pad_id, causal=self.causal)
+        self._ragged[see_all(examples)] = reason is None
         return reason
 
     def batch(
@@ -335,9 +357,9 @@ class Session:
 
     def collate(self, examples: Sequence[Example], *, every_answer: bool) -> Batch:
         """A batch on the base's device, ragged if the base can read that."""
-        if self.ragged is None:
+        if self.is_ragged(examples) is None:
             self.try_ragged(examples)
-        if self.ragged:
+        if self.is_ragged(examples):
             return ragged(examples, every_answer=every_answer, causal=self.causal, device=self.base.device)
         if self.base.model.config.is_encoder_decoder:
             shift = self.base.model.prepare_decoder_input_ids_from_labels

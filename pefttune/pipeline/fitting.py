@@ -81,7 +81,7 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
     rows_a_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
 
     def plan(epoch: int) -> Sequence[Sequence[Sequence[int]]]:
-        order, ragged = (recipe.seed, epoch), bool(session.ragged)
+        order, ragged = (recipe.seed, epoch), bool(session.is_ragged(train))
         # With the base's outputs known, no token is read.
         max_tokens = None if isinstance(entering_train, batching.Outputs) else session.max_batch_tokens
         return batching.training_steps(train, rows_a_step, max_tokens, order, ragged=ragged)

@@ -50,6 +50,7 @@ def render_card(manifest: dict[str, Any]) -> str:
         auto_class=AUTO_CLASSES[head["task_type"]] if head and head["plain"] else None,
         own_head=bool(head) and not head["plain"],
         outputs=head and head["outputs"],
+        both_ways=bool(head) and head.get("is_causal") is False,
         pairs=bool(head) and head["task_type"] == "QUESTION_ANS",
         method=recipe["adapter"]["method"],
         parameters=manifest["parameters"],

@@ -9,6 +9,15 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pefttune.recipe.types import Section, Texts, Whole
 
+Attention = Annotated[
+    Literal["causal", "bidirectional"],
+    Field(
+        description="What a decoder's tokens see. `causal`: what stands before them, as the base was trained, so the "
+        "text is read twice. `bidirectional`: the whole text, which is read once. On an encoder, whose tokens see the "
+        "whole text anyway, it changes nothing."
+    ),
+]
+
 
 class TextClassification(Section):
     """Sentiment, topic, intent, spam: one label for a text."""
@@ -75,6 +84,7 @@ class TokenClassification(Section):
         description="The kinds of entities, in order. By default those of the training rows, sorted.",
         examples=[["PER", "LOC", "ORG"]],
     )
+    attention: Attention = "causal"
     stride: Whole = Field(
         64,
         ge=0,
@@ -88,6 +98,7 @@ class QuestionAnswering(Section):
 
     has_head: ClassVar[bool] = True
     type: Literal["question-answering"] = Field(description="The task, by the Hub's pipeline tag.")
+    attention: Attention = "causal"
     stride: Whole = Field(
         128,
         ge=0,

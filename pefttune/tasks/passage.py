@@ -35,9 +35,12 @@ class Window(Example):
 
 class PassageEncoder:
     """For an encoder, question and passage as its tokenizer pairs texts. A decoder's tokens see only what stands before
-    them, so it reads the passage, the question, and the passage once more, whose tokens are marked."""
+    them, so it reads the passage, the question, and the passage once more, whose tokens are marked; if it is
+    `bidirectional`, the question and the passage."""
 
-    def __init__(self, tokenizer: Any, max_length: int, stride: int, *, causal: bool) -> None:
+    def __init__(
+        self, tokenizer: Any, max_length: int, stride: int, *, causal: bool, bidirectional: bool = False
+    ) -> None:
         if not tokenizer.is_fast:
             raise BaseError(
                 "this base's tokenizer does not tell where in a text its tokens stand, which question-answering has to "
@@ -45,7 +48,8 @@ class PassageEncoder:
             )
         self._tokenizer, self._causal, self._stride = tokenizer, causal, stride
         self._before, self._between, self._after = _around(tokenizer, causal=causal)
-        self._copies = 2 if causal else 1
+        self._sees_all = causal and bidirectional
+        self._copies = 2 if causal and not bidirectional else 1
         self._room = max_length - len(self._before) - self._copies * len(self._between) - len(self._after)
         self._longest_question = self._room // 4
         if self._size(self._longest_question) <= stride:
@@ -80,6 +84,7 @@ class PassageEncoder:
                     origin=row.origin,
                     truncated=cut,
                     marks=tuple(marks),
+                    sees_all=self._sees_all,
                     first=low,
                     characters_M2=characters_K2[low:high],
                 )
@@ -122,7 +127,7 @@ class PassageEncoder:
 
     def _lead(self, question: Tokens, part: Tokens) -> Tokens:
         """All that stands before the marked tokens."""
-        once = (*part, *self._between) if self._causal else ()
+        once = (*part, *self._between) if self._copies > 1 else ()
         return (*self._before, *once, *question, *self._between)
 
 

@@ -70,6 +70,8 @@ class QuestionAnswering:
     labels: tuple[str, ...] = ()
     """`("answer", "no answer")` where there were questions without an answer to learn from; else every question is
     taken to have one."""
+    bidirectional: bool = False
+    """Whether a decoder's tokens see what follows them, too."""
     name: str = "question-answering"
     columns: tuple[str, ...] = ("question", "context", "answers")
     inputs: tuple[str, ...] = ("question", "context")
@@ -81,7 +83,7 @@ class QuestionAnswering:
     @classmethod
     def from_section(cls, section: sections.QuestionAnswering) -> QuestionAnswering:
         """The task of a recipe."""
-        return cls(section.stride, section.max_answer_length)
+        return cls(section.stride, section.max_answer_length, bidirectional=section.attention == "bidirectional")
 
     def check(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row, its question stripped; the passage stays as it is, since answers are places in it. Raises RowFault,
@@ -123,7 +125,7 @@ class QuestionAnswering:
         """Question and passage, in windows where that is longer than `max_length`."""
         from pefttune.tasks.passage import PassageEncoder
 
-        return PassageEncoder(tokenizer, max_length, self.stride, causal=causal)
+        return PassageEncoder(tokenizer, max_length, self.stride, causal=causal, bidirectional=self.bidirectional)
 
     def new_head(self, model: Any, *, causal: bool) -> Head:
         """A linear layer to two logits, as in transformers' …ForQuestionAnswering: of the answer's first token and of

@@ -102,6 +102,8 @@ class TokenClassification:
 
     labels: tuple[str, ...]
     stride: int
+    bidirectional: bool = False
+    """Whether a decoder's tokens see what follows them, too."""
     name: str = "token-classification"
     columns: tuple[str, ...] = ("tokens", "tags")
     inputs: tuple[str, ...] = ("tokens",)
@@ -119,7 +121,7 @@ class TokenClassification:
     @classmethod
     def from_section(cls, section: sections.TokenClassification) -> TokenClassification:
         """The task of a recipe; without `labels` there, the kinds are those of the training rows."""
-        return cls(tuple(section.labels or ()), section.stride)
+        return cls(tuple(section.labels or ()), section.stride, section.attention == "bidirectional")
 
     def check(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with its tags in IOB2. A plain text in place of the words is split into words, and kept with where
@@ -165,7 +167,8 @@ class TokenClassification:
         """Words, in windows where they are more than `max_length` tokens."""
         from pefttune.tasks.words import WordEncoder
 
-        return WordEncoder(tokenizer, self.labels, max_length, self.stride, causal=causal)
+        how = {"causal": causal, "bidirectional": self.bidirectional}
+        return WordEncoder(tokenizer, self.labels, max_length, self.stride, **how)
 
     def new_head(self, model: Any, *, causal: bool) -> Head:
         """A linear layer over the tags, as in transformers' …ForTokenClassification."""

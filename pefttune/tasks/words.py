@@ -52,20 +52,31 @@ class Window(Example):
 class WordEncoder:
     """Words with a space between, read as one text; by a decoder, whose tokens see only what stands before them, twice,
     and the second copy is marked. A word is read off its first token by an encoder, and off its last
-    one by a decoder, which alone has seen all of it."""
+    one by a decoder, which alone has seen all of it. A `bidirectional` decoder reads as an encoder does."""
 
-    def __init__(self, tokenizer: Any, kinds: Sequence[str], max_length: int, stride: int, *, causal: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        kinds: Sequence[str],
+        max_length: int,
+        stride: int,
+        *,
+        causal: bool,
+        bidirectional: bool = False,
+    ) -> None:
         if not tokenizer.is_fast:
             raise BaseError(
                 "this base's tokenizer does not tell where in a text its tokens stand, which token-classification has "
                 "to know; a fast tokenizer of transformers does"
             )
-        self._tokenizer, self._causal, self._stride = tokenizer, causal, stride
+        self._tokenizer, self._stride = tokenizer, stride
+        self._sees_all = causal and bidirectional
+        self._twice = causal and not bidirectional
         self._classes = {tag: index for index, tag in enumerate(classes_of(kinds))}
         self._before, self._after = special_tokens_around(tokenizer)
-        self._between = text_tokens(tokenizer, SEPARATOR) if causal else ()
+        self._between = text_tokens(tokenizer, SEPARATOR) if self._twice else ()
         self._room = max_length - len(self._before) - len(self._after)
-        if causal:
+        if self._twice:
             self._room = (self._room - len(self._between)) // 2
         if self._room <= stride:
             raise DataError(
@@ -80,7 +91,7 @@ class WordEncoder:
         windows = []
         for window, own in self._windows(len(ids)):
             part = ids[window.start : window.stop]
-            lead = (*self._before, *part, *self._between) if self._causal else self._before
+            lead = (*self._before, *part, *self._between) if self._twice else self._before
             inside = [word for word, place in read_at.items() if place in own]
             classes = [UNKNOWN if tags is None else self._classes[tags[word]] for word in inside]
             places = [len(lead) + read_at[word] - window.start for word in inside]
@@ -91,6 +102,7 @@ class WordEncoder:
                     target=None,
                     origin=row.origin,
                     marks=tuple(zip(places, classes, strict=True)) or ((0, UNKNOWN),),
+                    sees_all=self._sees_all,
                     words=tuple(inside),
                 )
             )
@@ -116,7 +128,7 @@ class WordEncoder:
         read_at: dict[int, int] = {}
         for place, (start, end) in enumerate(tokens["offset_mapping"]):
             word = bisect_right(starts, end - 1) - 1  # a token may begin with the space before its word
-            if start < end <= places[word][1] and (self._causal or word not in read_at):
+            if start < end <= places[word][1] and (self._twice or word not in read_at):
                 read_at[word] = place
         return tuple(tokens["input_ids"]) or (0,), read_at
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from transformers import BertConfig
 
-from pefttune.batching import disagreement, is_causal, prepare
+from pefttune.batching import check_sees_all, disagreement, is_causal, prepare
 from pefttune.data import Example
 from pefttune.errors import BaseError
 from pefttune.inference import Session
@@ -114,6 +115,26 @@ def test_an_encoder_reads_ragged_batches(model_of: Any) -> None:
     assert not is_causal(model)
     marked = [Example(example.prompt, (), None, "", marks=((0, 0),)) for example in EXAMPLES]
     assert disagreement(model, marked, 0, causal=False) is None
+
+
+ONE_DIRECTION = {"Bloom", "Falcon", "StableLm"}
+WITH_A_WINDOW = {"Mistral", "Gemma3Text"}
+
+
+@pytest.mark.parametrize("kind", [*READ_RAGGED, *GET_PADDED])
+def test_a_decoder_sees_all_when_told_or_is_refused(model_of: Any, kind: str) -> None:
+    model = model_of(kind, **(READ_RAGGED | GET_PADDED)[kind])
+    prepare(model)
+    config = model.config.to_dict()
+    told = [replace(e, answers=(), marks=tuple((i, 0) for i in range(len(e.prompt))), sees_all=True) for e in EXAMPLES]
+    if kind in ONE_DIRECTION:
+        with pytest.raises(BaseError, match=f"runs {type(model).__name__} in one direction only, so this base cannot"):
+            check_sees_all(model)
+    else:
+        check_sees_all(model)
+        assert (disagreement(model, told, 0, causal=True) is None) == (kind in READ_RAGGED.keys() - WITH_A_WINDOW)
+    assert model.config.to_dict() == config
+    assert is_causal(model)
 
 
 def test_a_model_that_takes_no_mask_is_told(model_of: Any) -> None:

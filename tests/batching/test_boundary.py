@@ -213,6 +213,24 @@ def test_whatever_the_states_depend_on_has_a_file_of_its_own(session: Session, f
     made(tokens=998)
 
 
+def test_what_a_decoder_is_told_to_see_has_a_file_of_its_own(session: Session, folder: Path) -> None:
+    """Though the tokens are the same; and in it nothing is shared."""
+    model, kept = session.base.model, {}
+    for told in (False, True):
+        examples = [replace(example, sees_all=told) for example in MARKED]
+        kept[told] = boundary = open_boundary(
+            folder, model, 1, examples, every_answer=False, causal=True, base_digest="", max_tokens=999,
+            notice=pytest.fail, progress=lambda done: None,
+        )  # fmt: skip
+        assert boundary is not None
+        batch = ragged(examples, every_answer=False, causal=True, device=CPU)
+        with torch.no_grad():
+            whole, known = hidden_rows(model, batch), hidden_rows(model, boundary.enter(batch, range(5)))
+        assert (known - whole).norm() <= ORDER_OF_SUMS * whole.norm()
+    assert len(files(folder)) == 2
+    assert (kept[False].trunk > 0, kept[True].trunk) == (True, 0)
+
+
 def test_adapters_on_all_layers_have_nothing_to_keep(session: Session, adapted: Any, folder: Path) -> None:
     adapted(session, "all")
     for name in ("all", "a"):

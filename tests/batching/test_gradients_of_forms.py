@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -195,6 +196,15 @@ def test_heads_read_the_same_rows(on: Any, kind: str, places: str) -> None:
     # The first token of a decoder sees itself only, so queries and keys get nothing: 0 on one side, rounding on the
     # other, which is why the largest gradient is the measure.
     assert all((ours[1][key] - reference[1][key]).norm() < ORDER_OF_SUMS * largest for key in reference[1])
+
+
+def test_a_decoder_that_is_told_to_see_all_reads_the_same_rows(on: Any) -> None:
+    torch.manual_seed(5)
+    head = nn.Linear(32, 3, bias=False)
+    told = [replace(example, sees_all=True) for example in MARKS["every token"]]
+    ours, reference = both(*on("Llama", "float32"), told, True, head)
+    assert far(ours, reference) < ORDER_OF_SUMS
+    assert distance(both(*on("Llama", "float32"), MARKS["every token"], True, head)[0][0], ours[0]) > 0.1
 
 
 @pytest.mark.parametrize("held", ["bfloat16", "nf4"])

@@ -89,6 +89,21 @@ def test_a_decoders_marked_tokens_have_seen_question_and_passage(tiny: Path) -> 
     assert [place for place, _ in window.marks[:2]] == [15, 16]  # “no answer” is read before the first of them
 
 
+def test_a_bidirectional_decoder_reads_the_passage_once_and_an_encoder_as_ever(tiny: Path, tiny_encoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    encoder = PassageEncoder(tokenizer, 256, 8, causal=True, bidirectional=True)
+    (window,) = encoder(row("Ada wrote.", "Ada", "who?"))
+    assert tokenizer.decode(window.prompt) == "who?\nAda wrote."
+    assert [place for place, _ in window.marks[:2]] == [4, 5]
+    assert (window.sees_all, answer_of(window, "Ada wrote.")) == (True, "Ada")
+    long = row("a" * 400)
+    assert max(len(each.prompt) for each in encoder(long)) == 256
+    assert len(encoder(long)) < len(PassageEncoder(tokenizer, 256, 8, causal=True)(long))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    either = [PassageEncoder(tokenizer, 256, 8, causal=False, bidirectional=told)(row("Ada")) for told in (True, False)]
+    assert either[0] == either[1]
+
+
 def test_what_looks_like_a_special_token_is_text(tokenizer: Any, causal: bool) -> None:
     text = "<|end|> [SEP] <|assistant|> [CLS]"
     (window,) = PassageEncoder(tokenizer, 256, 8, causal=causal)(row(text, question=text))

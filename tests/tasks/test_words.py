@@ -63,6 +63,19 @@ def test_an_encoder_reads_a_word_off_its_first_token(tiny_encoder: Path) -> None
     assert [place for place, _ in window.marks] == places
 
 
+def test_a_bidirectional_decoder_reads_as_an_encoder_does_and_an_encoder_as_ever(
+    tiny: Path, tiny_encoder: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    (window,) = WordEncoder(tokenizer, ("a", "b"), 128, 8, causal=True, bidirectional=True)(row(["Ada", "is", "up"]))
+    assert tokenizer.decode(window.prompt) == "Ada is up"
+    assert [place for place, _ in window.marks] == [0, 4, 7]  # a token each character
+    assert window.sees_all
+    encoder, tokenizer = encoder_of(tiny_encoder, causal=False)
+    told = WordEncoder(tokenizer, ("a", "b"), 512, 8, causal=False, bidirectional=True)
+    assert told(row(HARD)) == encoder(row(HARD))
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_what_looks_like_a_special_token_is_none(tiny: Path, tiny_encoder: Path, causal: bool) -> None:
     encoder, tokenizer = encoder_of(tiny if causal else tiny_encoder, causal=causal)
