@@ -34,7 +34,7 @@ def test_an_override_of_a_section_replaces_all_of_it(minimal: str) -> None:
 
 
 WRONG_OVERRIDES = {
-    "task.stride=8": "task.stride: unknown key here; it belongs to `type: token-classification` or `type: question-answ",
+    "task.stride=8": "task.stride: unknown key here; it belongs to `type: token-classification` or `type: question",
     "training.x=1": "training.x: unknown key; known here: per_device_train_batch_size, ",
     "trainig.max_steps=1": "trainig: unknown key; did you mean 'training'?",
     "training.max_steps=0": "training.max_steps: must be a whole number (above 0) or null, not 0",
