@@ -93,6 +93,26 @@ def test_those_of_one_kind_share_a_pass(base_of: Any, monkeypatch: pytest.Monkey
     assert sorted(passes) == [False, True]
 
 
+def test_adapters_of_both_kinds_learn_together_what_each_learns_alone(base_of: Any) -> None:
+    session = session_of(base_of())
+    row = Row({"tokens": ["Ada", "goes", "to", "Rome"], "tags": ["B-PER", "O", "O", "B-LOC"]}, "row")
+    batches = [(name, session.collate(session[name].encoder(row), every_answer=False)) for name in NAMES[:2]]
+    for name in NAMES[:2]:
+        session[name].train(True)
+
+    def learned(losses: list[torch.Tensor]) -> list[torch.Tensor]:
+        sum(losses).backward()
+        parameters = [parameter for name in NAMES[:2] for parameter in session[name].parameters.values()]
+        gradients = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        return gradients
+
+    together = learned(session.losses(batches))
+    alone = learned([session.loss(name, batch) for name, batch in batches])
+    assert all(map(torch.equal, together, alone))  # the same passes
+
+
 @pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "padded"])
 def test_a_pass_between_leaves_no_trace(base_of: Any, ragged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     session = session_of(base_of())

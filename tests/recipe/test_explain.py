@@ -15,6 +15,7 @@ LEAVES = {
     "task.type",
     "task.approach",
     "task.labels",
+    "task.attention",
     "task.instruction",
     "task.problem_type",
     "task.stride",
@@ -81,6 +82,7 @@ LEAVES = {
 
 
 TYPES = {  # of the tasks whose keys text classification has not
+    "task.attention": "token-classification",
     "task.stride": "token-classification",
     "task.max_answer_length": "question-answering",
     "task.max_new_tokens": "summarization",
