@@ -77,6 +77,8 @@ def compare(store_folder: Path, rounds: int, threads: int) -> dict[str, Any]:
 
     torch.set_num_threads(threads)
     names = sorted(folder.name for folder in store_folder.iterdir() if folder.is_dir())
+    if len(names) < 2:
+        raise BenchmarkError(f"{store_folder} must hold two adapters or more of one base, to switch between them")
     folders = {name: store.find(store_folder, name) for name in names}
     session, model = both_sides(list(folders.values()))
     check_same_logits(session, model, names)

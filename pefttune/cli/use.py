@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -90,7 +91,8 @@ def predict(
     else:
         for row, _, prediction in predicted:
             cut = "  (too long: its end was not read)" if prediction.truncated else ""
-            line = Text(f"{prediction!s:12} {prediction.confidence:.3f}  ")
+            sure = "" if math.isnan(prediction.confidence) else f" {prediction.confidence:.3f}"
+            line = Text(f"{prediction!s:12}{sure}  ")
             for piece in prediction.pieces(row):
                 line.append(f"[{piece.text}]{piece.tag}" if piece.tag else piece.text, "bold" if piece.tag else "")
             out.print(line.append(cut), soft_wrap=True)

@@ -35,4 +35,4 @@ class Dataset:
     test: tuple[Row, ...]
     report: DataReport
     kept_together: tuple[str, ...] = ()
-    """The columns of which rows with the same values were kept in one part, where rows were split at all."""
+    """The columns whose equal values were kept in one part, where all parts were split off one source."""

@@ -40,7 +40,7 @@ def load(
     apart = _apart(divided)
     parts = _limited(apart, config)
     report = _report(sources, checking, divided, apart, parts)
-    kept_together = tuple(together) if read.keys() < divided.keys() else ()
+    kept_together = tuple(together) if read.keys() == {"train"} else ()  # a part of its own file may share them
     _refuse_empty(report, own=set(read), together=kept_together)
     rows = {part: tuple(item.row for item in items) for part, items in parts.items()}
     return Dataset(**rows, report=report, kept_together=kept_together)

@@ -35,7 +35,12 @@ def written_by_transformers(
         stop_strings=list(generation.stop) or None,
         eos_token_id=sorted(ends),
         pad_token_id=pad_id,
-        repetition_penalty=1.0,  # else that of the model's own settings
+        # Else those of the model's own settings, which recipe and card do not tell.
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        encoder_no_repeat_ngram_size=0,
+        length_penalty=1.0,
+        early_stopping=False,
         do_sample=sampling is not None,
         **drawn,
     )

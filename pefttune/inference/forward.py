@@ -28,11 +28,14 @@ def can_share(model: Any, loaded: Sequence[Loaded]) -> bool:
 
 
 def outputs_together(model: Any, loaded: Sequence[Loaded], batches: Sequence[Batch]) -> list[Tensor]:
-    """As `outputs_of`, for a batch of each adapter, by one pass. Leaves them all acting."""
+    """As `outputs_of`, for a batch of each adapter, by one pass. Leaves none acting: the rows are this batch's."""
     ends = list(accumulate(batch.n_tokens for batch in batches))
     rows = [slice(end - batch.n_tokens, end) for end, batch in zip(ends, batches, strict=True)]
     methods.activate(model, *(one.adapter for one in loaded), rows=rows)
-    own = hidden_rows(model, join(batches)).split([len(batch.rows_N) for batch in batches])
+    try:
+        own = hidden_rows(model, join(batches)).split([len(batch.rows_N) for batch in batches])
+    finally:
+        methods.activate(model)
     return [
         one.head(rows_ND) if one.head else log_likelihoods(model, rows_ND, batch.targets_N)
         for one, rows_ND, batch in zip(loaded, own, batches, strict=True)

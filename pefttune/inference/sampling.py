@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Sampling:
             )
         if not 0 < self.top_p <= 1:
             raise InputError(f"Sampling: top_p must be above 0 and at most 1, not {self.top_p}")
-        if not isinstance(self.seed, int) or self.seed < 0:
+        if not isinstance(self.seed, Integral) or self.seed < 0:
             raise InputError(f"Sampling: seed must be a whole number, 0 or more, not {self.seed}")
 
     def of_group(self, number: int) -> Sampling:

@@ -369,4 +369,5 @@ class Session:
     @cached_property
     def can_write(self) -> bool:
         """Whether answers can be written from ragged batches, by a base that can read those."""
-        return can_write(self.base.model)
+        with self.passing(None):
+            return can_write(self.base.model)

@@ -39,6 +39,7 @@ class PairEncoder:
         self._before_reply, self._after_reply = special_tokens_around(tokenizer, target=True)
         self._room = max_length - len(self._before) - len(self._after)
         self._longest_reply = longest_reply or max_length
+        self._answer_limit = "task.max_new_tokens" if longest_reply else "data.max_length"
         fixed = len(self._tokens(self._prefix, [{"role": "user", "content": ""}]))
         if self._room <= fixed:
             taken = max_length - self._room + fixed
@@ -54,21 +55,28 @@ class PairEncoder:
     def __call__(self, row: Row) -> Encoded:
         """One example; without a known reply there is the encoder's text alone."""
         said, reply = self._conversation(row)
-        prompt, truncated = self._read(said)
+        prompt, truncated = self._read(said, row.origin)
         if reply is None:
             return (Example(prompt, (), None, row.origin, truncated),)
         answer = (*self._before_reply, *text_tokens(self._tokenizer, reply, target=True), *self._after_reply)
         kept = answer[: self._longest_reply]
-        return (Example(prompt, (kept,), 0, row.origin, truncated or kept != answer),)
+        limit = "" if kept == answer else self._answer_limit
+        return (Example(prompt, (kept,), 0, row.origin, truncated, answer_limit=limit),)
 
     def render(self) -> str:
         """What the encoder reads, with `{text}` in place of what the user says."""
         return _joined(self._prefix, [{"role": "user", "content": "{text}"}])
 
-    def _read(self, said: Sequence[Message]) -> tuple[Tokens, bool]:
-        """The encoder's tokens, and whether something had to go."""
+    def _read(self, said: Sequence[Message], origin: str) -> tuple[Tokens, bool]:
+        """The encoder's tokens, and whether something had to go. Raises DataError where a system message leaves no room
+        for anything else."""
         own = said[0]["role"] == "system"
         prefix, turns = (said[0]["content"], said[1:]) if own else (self._prefix, said)
+        if own and len(self._tokens(prefix, [{"role": "user", "content": ""}])) >= self._room:
+            raise DataError(
+                f"{origin}: the system message leaves no room for what the user says; shorten it, or raise "
+                "data.max_length"
+            )
         kept = list(turns)
         tokens = self._tokens(prefix, kept)
         while len(tokens) > self._room and len(kept) > 2:

@@ -44,6 +44,14 @@ def test_adapters_really_share_a_pass(session: Session, monkeypatch: pytest.Monk
     assert len(passes) == 1
 
 
+def test_a_mixed_pass_leaves_nothing_acting(session: Session, adapted: Any) -> None:
+    """What is asked of the base next has other rows, of which stacked adapters would look for theirs."""
+    adapted(session, "fourth", labels=("on", "off"), seed=4)
+    names = ["words", "head", "other", "fourth"]
+    list(session.predict(["a long text of so many rows " * 4] * 4, names))
+    assert session.can_write
+
+
 def test_the_base_itself_is_untouched_by_adapters_beside_it(session: Session, base_of: Any, adapted: Any) -> None:
     alone = Session(base_of())
     adapted(alone, "words", labels=("x", "y", "z"), std=0.0)  # no update at all

@@ -9,6 +9,7 @@ import pytest
 
 from pefttune import tasks
 from pefttune.data import Row
+from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
 
 TALK = [
@@ -87,10 +88,16 @@ def test_a_summary_can_go_without_an_instruction(tokenizer: Any) -> None:
     assert encoder.render() == "{text}"
 
 
+def test_a_system_message_that_leaves_no_room_is_told(tokenizer: Any) -> None:
+    told = [{"role": "system", "content": "Answer in one word. " * 20}, *TALK[:1]]
+    with pytest.raises(DataError, match="the system message leaves no room for what the user says; shorten it"):
+        encode(tokenizer, 40, {"messages": told, "reply": "Four."})
+
+
 def test_a_long_answer_is_cut_and_says_so(tokenizer: Any) -> None:
     written = tasks.get(sections.Summarization(type="summarization", max_new_tokens=8))
     encoder = tasks.encoder_of(written, tokenizer, 100, causal=True, encoder_decoder=True)
     (example,) = encoder(Row({"document": "x", "summary": ["a rather long one"]}, "row"))
     assert example.answers[0] == tuple(tokenizer(text_target="a rather long one")["input_ids"])[:8]
-    assert example.truncated
+    assert (example.truncated, example.answer_limit) == (False, "task.max_new_tokens")
     assert encoder.render() == "Summarize the text. {text}"
