@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from pefttune.data import Row
 from pefttune.evaluation.report.calibration import calibration
 from pefttune.evaluation.report.chart import Scale
 from pefttune.evaluation.report.confusion import confusion
 from pefttune.evaluation.report.curves import MOST_POINTS, curves
 from pefttune.evaluation.report.examples import KEPT_CHARACTERS, SHOWN_CHARACTERS, galleries, passage
+from pefttune.evaluation.report.predictions import predictions_page
 from pefttune.tasks.protocol import Piece
 from pefttune.tasks.text_classification import Classified
+from pefttune.tasks.text_regression import Number
 from pefttune.training import TrainingLog
 
 TEXTS = [f"text number {i}" for i in range(200)]
@@ -118,3 +121,10 @@ def test_ticks_are_round() -> None:
         (80, "0.4"),
         (100, "0.5"),
     ]
+
+
+def test_a_prediction_without_a_confidence_shows_none() -> None:
+    row = Row({"text": "a fine day"}, "rows.csv:2")
+    page = "".join(predictions_page("rating", [(row, Number(4.5, False)), (row, Number(2.0, True))]))
+    assert page.count("rows.csv:2") == 2
+    assert "confidence" not in page.partition("<main")[2]
