@@ -30,7 +30,7 @@ def read_saved(folder: Path, base: bases.Base, expected: Source | None = None) -
     there."""
     manifest = store.read_manifest(folder)
     weights = methods.weights.WEIGHTS
-    source = Source(folder, manifest["files"][weights], (folder / weights).stat().st_size)
+    source = Source(folder.resolve(), manifest["files"][weights], (folder / weights).stat().st_size)
     if expected is not None and source != expected:
         raise AdapterError(f"{folder} holds other weights than when it was loaded; remove the adapter and load it")
     trained_on = bases.Fingerprint(**manifest["base"]["fingerprint"])
