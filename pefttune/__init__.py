@@ -16,7 +16,7 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from pefttune import environment
+from pefttune import environment, without_kernels
 
 if TYPE_CHECKING:
     from pefttune.errors import PefttuneError
@@ -29,6 +29,7 @@ __all__ = ["PefttuneError", "Prediction", "Recipe", "Run", "Session", "evaluate"
 __version__ = importlib.metadata.version("pefttune")
 
 environment.prepare()
+without_kernels.guard()
 
 _ROOMS = {
     "PefttuneError": "errors",

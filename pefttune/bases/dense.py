@@ -10,13 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import psutil
 import torch
 from torch import Tensor, nn
-
-from pefttune.bases.quiet import import_bitsandbytes
-
-bitsandbytes = import_bitsandbytes()
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 # The weights may take this part of the memory that is free; the rest is for activations, and for others.

@@ -19,14 +19,12 @@ from pefttune.bases.fingerprint import Fingerprint, take
 from pefttune.bases.lean import make_lean
 from pefttune.bases.locate import Located, locate
 from pefttune.bases.machine import choose_device, choose_dtype, keep_freed_memory
-from pefttune.bases.quiet import import_bitsandbytes, without_bars
+from pefttune.bases.quiet import without_bars
 from pefttune.bases.safety import check_complete, check_folder, read_json
 from pefttune.errors import BaseError
 from pefttune.recipe import schema
 
 POOLER = "pooler."
-
-import_bitsandbytes()  # before peft and transformers import it their way
 
 
 @dataclass(frozen=True)

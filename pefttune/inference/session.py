@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pefttune import bases, methods, tasks  # bases first: it keeps bitsandbytes from fetching code, peft does not
+from pefttune import bases, methods, tasks
 from pefttune.batching import (
     Batch,
     Boundary,

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "pefttune"
 FLOORS = [
-    {"errors", "environment"},
+    {"errors", "environment", "without_kernels"},
     {"recipe", "data", "store"},
     {"tasks", "methods", "batching", "bases"},
     {"training", "inference", "doctor"},
@@ -24,7 +24,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES_AT_LEAST = 60
 IMPORTS_AT_LEAST = 150
 # Without torch: these rooms whole, and these files.
-LIGHT_ROOMS = {"recipe", "data", "store", "errors", "environment", "doctor", "pipeline", "cli"}
+LIGHT_ROOMS = {"recipe", "data", "store", "errors", "environment", "without_kernels", "doctor", "pipeline", "cli"}
 LIGHT_FILES = {f"tasks/{name}.py" for name in ("__init__", "protocol", "prompt", "text_classification")} | {
     f"tasks/{name}.py"
     for name in ("answering", "chat", "pairs", "rouge", "summarization", "text_generation", "written")
