@@ -3,7 +3,6 @@ the package `kernels` is installed (0.50.2, `backends/cpu/ops.py`)."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,8 @@ GUARDED = "bitsandbytes"
 
 
 class _Finder(MetaPathFinder):
-    """Finds bitsandbytes once, whoever imports it first: transformers, peft and accelerate do as well as pefttune."""
+    """Finds bitsandbytes for whoever imports it first: transformers, peft and accelerate do as well as pefttune. It
+    stays, for some only ask whether bitsandbytes is there before another one imports it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -24,8 +24,8 @@ class _Finder(MetaPathFinder):
         """Where bitsandbytes is, to be run without `kernels`."""
         if fullname != GUARDED:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
         if spec is None or spec.loader is None:
             return spec
         run = spec.loader.exec_module
@@ -34,7 +34,8 @@ class _Finder(MetaPathFinder):
             with _without_kernels():
                 run(module)
 
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        # On this one loader, which is made anew for each spec: a loader of our own would have to be all that it is.
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # mypy allows no method to be replaced
         return spec
 
 
@@ -43,7 +44,8 @@ def _without_kernels() -> Iterator[None]:
     """Nobody can import `kernels`; and bitsandbytes keeps to itself what users cannot mend."""
     logging.getLogger(GUARDED).setLevel(logging.ERROR)
     before = {"kernels": sys.modules["kernels"]} if "kernels" in sys.modules else {}
-    sys.modules["kernels"] = None  # type: ignore[assignment]  # Python's own way to make an import fail
+    # Python's own way to make an import fail, which the types of sys.modules do not know.
+    sys.modules["kernels"] = None  # type: ignore[assignment]
     try:
         yield
     finally:

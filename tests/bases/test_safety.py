@@ -133,7 +133,8 @@ def test_bitsandbytes_cannot_fetch_kernels_when_it_is_imported(tmp_path: Path) -
     (tmp_path / "kernels.py").write_text("def get_kernel(*a, **k):\n    raise SystemExit('fetched')\n")
     code = (
         "import sys; sys.path.insert(0, '.')\n"
-        "import pefttune\n"
+        "import importlib.util, pefttune\n"
+        "assert importlib.util.find_spec('bitsandbytes')\n"  # as accelerate asks whether it is there
         "import accelerate, transformers, peft.tuners.lora, bitsandbytes\n"
         "import kernels; assert kernels.get_kernel"
     )
