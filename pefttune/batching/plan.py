@@ -19,10 +19,9 @@ STEPS_SORTED_TOGETHER = 8
 
 
 def training_steps(
-    examples: Sequence[Example], per_step: int, max_tokens: int | None, seed: tuple[int, int], *, ragged: bool
+    examples: Sequence[Example], per_step: int, max_tokens: int, seed: tuple[int, int], *, ragged: bool
 ) -> list[list[list[int]]]:
-    """One epoch: optimizer steps of `per_step` examples, each a list of batches, each a list of indices. Without
-    `max_tokens` a step is one batch, however long its examples are.
+    """One epoch: optimizer steps of `per_step` examples, each a list of batches, each a list of indices.
 
     `seed` is the recipe's and the number of the epoch. Every index comes once, in random order; for padded batches the
     examples are sorted by length within groups of a few steps and the steps shuffled again.
@@ -30,8 +29,6 @@ def training_steps(
     rng = random.Random(f"{seed[0]}:{seed[1]}")
     order = list(range(len(examples)))
     rng.shuffle(order)
-    if max_tokens is None:
-        return [[step] for step in _chunks(order, per_step)]
     if ragged:
         return steps_of(examples, _chunks(order, per_step), max_tokens, ragged=True)
     steps: list[list[int]] = []

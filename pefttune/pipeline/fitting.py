@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pefttune import tasks
@@ -82,9 +83,10 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
 
     def plan(epoch: int) -> Sequence[Sequence[Sequence[int]]]:
         order, ragged = (recipe.seed, epoch), bool(session.is_ragged(train))
-        # With the base's outputs known, no token is read.
-        max_tokens = None if isinstance(entering_train, batching.Outputs) else session.max_batch_tokens
-        return batching.training_steps(train, rows_a_step, max_tokens, order, ragged=ragged)
+        steps = batching.training_steps(train, rows_a_step, session.max_batch_tokens, order, ragged=ragged)
+        if isinstance(entering_train, batching.Outputs):  # no token is read, so that no budget divides a step
+            return [[list(chain.from_iterable(step))] for step in steps]
+        return steps
 
     def collate(indices: Sequence[int]) -> Batch:
         return session.batch(train, indices, entering_train, every_answer=False)
