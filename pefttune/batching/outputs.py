@@ -84,7 +84,8 @@ def open_outputs(
                 states[starts[i] : starts[i + 1]] = part
             progress(done := done + len(indices))
 
-    shape = (starts[-1], model.config.get_text_config().hidden_size)
+    config = model.config.get_text_config()
+    shape = (starts[-1], getattr(config, "word_embed_proj_dim", config.hidden_size))  # OPT's may be narrower
     name = key_of(base_digest, "outputs", model, max_tokens, contents)
     states = kept(folder / f"{name}.bin", shape, model.dtype, fill_in, notice)
     if states is None:

@@ -69,7 +69,9 @@ def examine(recipe: Recipe, task: Task, rows: Dataset) -> Report:
     encoder, unlimited = encoder_for(limit), encoder_for(WITHOUT_LIMIT)
     by_part = {part: getattr(rows, part) for part in PARTS}
     examples = {part: [each for row in own for each in encoder(row)] for part, own in by_part.items()}
-    lengths = {part: measure(own, examples[part], unlimited) for part, own in by_part.items()}
+    lengths = {
+        part: measure(own, examples[part], unlimited, apart=reader.encoder_decoder) for part, own in by_part.items()
+    }
     if recipe.data.too_long == "drop":
         examples[TRAIN] = [each for each in examples[TRAIN] if not each.truncated and not each.answer_limit]
     case = Case(task, reader.tokenizer, encoder, by_part, examples)

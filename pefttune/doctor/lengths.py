@@ -16,7 +16,8 @@ from pefttune.tasks import Encoder
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a part's rows, prompt and answer, before `data.max_length` cuts them; and what it cuts."""
+    """Tokens of a part's rows before `data.max_length` cuts them: of prompt and answer, or where the limit is for each
+    of these, of the longer one. And what it cuts: `tokens` and `tokens_lost` are of both."""
 
     median: int
     percentile_90: int
@@ -29,33 +30,43 @@ class Lengths:
     tokens_lost: int
 
 
-def measure(rows: Sequence[Row], examples: Sequence[Example], unlimited: Encoder) -> Lengths:
-    """The lengths of a part. `unlimited` is the encoder without a limit; rows that lost something go through it."""
+def measure(rows: Sequence[Row], examples: Sequence[Example], unlimited: Encoder, *, apart: bool = False) -> Lengths:
+    """The lengths of a part. `unlimited` is the encoder without a limit; rows that lost something go through it.
+    `apart`: prompt and answer each have the limit, as in an encoder-decoder."""
     by_row: dict[str, list[Example]] = {}
     for example in examples:
         by_row.setdefault(example.origin, []).append(example)
-    whole = {origin: len(own[0]) for origin, own in by_row.items()}
+    whole = {origin: _sizes(own[:1], apart) for origin, own in by_row.items()}
     lost = 0
     for row in rows:
         own = by_row[row.origin]
         if any(map(_is_cut, own)) or len(own) > 1:
-            whole[row.origin] = max(map(len, unlimited(row)))
+            whole[row.origin] = _sizes(unlimited(row), apart)
         if any(map(_is_cut, own)):
-            lost += whole[row.origin] - max(map(len, own))
-    median, ninetieth, ninety_ninth = np.percentile(list(whole.values()), (50, 90, 99), method="higher").tolist()
-    longest = max(whole, key=whole.__getitem__)
+            lost += sum(whole[row.origin]) - sum(_sizes(own, apart))
+    limited = {origin: max(sizes) for origin, sizes in whole.items()}
+    median, ninetieth, ninety_ninth = np.percentile(list(limited.values()), (50, 90, 99), method="higher").tolist()
+    longest = max(limited, key=limited.__getitem__)
     cut = list(dict.fromkeys(example.origin for example in examples if _is_cut(example)))
     return Lengths(
         median=median,
         percentile_90=ninetieth,
         percentile_99=ninety_ninth,
-        longest=whole[longest],
+        longest=limited[longest],
         longest_row=longest,
-        tokens=sum(whole.values()),
+        tokens=sum(map(sum, whole.values())),
         cut_rows=len(cut),
         first_cut=tuple(cut[:ROWS_NAMED]),
         tokens_lost=lost,
     )
+
+
+def _sizes(windows: Sequence[Example], apart: bool) -> tuple[int, ...]:
+    """Tokens of what the limit is for, the most of all windows of a row."""
+    if not apart:
+        return (max(map(len, windows)),)
+    prompts = [len(window.prompt) for window in windows]
+    return max(prompts), max(len(window) - of for window, of in zip(windows, prompts, strict=True))
 
 
 def _is_cut(example: Example) -> bool:

@@ -19,8 +19,9 @@ class Head(nn.Module):
         super().__init__()
         config = model.config.get_text_config()
         self.key, self.task_type = key, task_type
-        self.linear = nn.Linear(config.hidden_size, n_outputs, bias=bias, device=model.device, dtype=torch.float32)
-        nn.init.normal_(self.linear.weight, std=config.initializer_range)
+        width = getattr(config, "word_embed_proj_dim", config.hidden_size)  # OPT's last states may be narrower
+        self.linear = nn.Linear(width, n_outputs, bias=bias, device=model.device, dtype=torch.float32)
+        nn.init.normal_(self.linear.weight, std=getattr(config, "initializer_range", 0.02))  # as transformers does
         if bias:
             nn.init.zeros_(self.linear.bias)
         # In a tuple: it is the base's, and no part of what is trained and saved.

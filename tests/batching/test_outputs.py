@@ -118,6 +118,19 @@ def test_the_same_batch_gives_the_same_loss_gradients_and_scores_to_the_bit(
     assert session.base.digest() == digest
 
 
+def test_last_states_narrower_than_the_layers_are_kept_as_they_are(
+    base_of: Any, model_of: Any, new_tokenizer: Any, tmp_path: Path
+) -> None:
+    new_tokenizer(tmp_path)
+    model_of("OPT", ffn_dim=64, word_embed_proj_dim=16).save_pretrained(tmp_path)
+    session = Session(base_of(tmp_path))
+    examples = attached(session, "words")
+    outputs = opened(session, examples)
+    assert outputs.states.shape[1] == 16
+    scores = session.scores("a", examples), session.scores("a", examples, boundary=outputs)
+    assert all(torch.equal(*pair) for pair in zip(*scores, strict=True))
+
+
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 @pytest.mark.parametrize("base", ["tiny", "tiny_encoder"])
 def test_nothing_is_rounded_in_half_precision(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pefttune import tasks
+from pefttune.data import Example
 from pefttune.doctor.lengths import check_lengths, measure
 from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
@@ -36,12 +37,28 @@ def test_lengths_are_those_before_the_cut(measured: Any) -> None:
 
 
 def test_windows_of_one_row_are_one_length(tokenizer: Any, rows_of: Any) -> None:
-    from pefttune.data import Example
-
     [row] = rows_of([("a" * 100, "x")])
     windows = [Example((1,) * 60, (), 0, row.origin), Example((1,) * 60, (), 0, row.origin)]
     lengths = measure([row], windows, tasks.get(HEAD).encoder(tokenizer, 10**6, causal=True))
     assert (lengths.longest, lengths.cut_rows, lengths.tokens_lost) == (100, 0, 0)
+
+
+def test_text_and_answer_of_an_encoder_decoder_have_the_limit_each(rows_of: Any) -> None:
+    rows = rows_of([("a", "x"), ("b", "x"), ("c", "x")])
+
+    def example(row: Any, prompt: int, answer: int) -> Any:
+        cut = {"truncated": prompt > 64, "answer_limit": "data.max_length" if answer > 64 else ""}
+        return Example((1,) * min(prompt, 64), ((1,) * min(answer, 64),), 0, row.origin, **cut)
+
+    whole = {rows[0].origin: (60, 50), rows[1].origin: (100, 70), rows[2].origin: (10, 20)}
+    lengths = measure(
+        rows,
+        [example(row, *whole[row.origin]) for row in rows],
+        lambda row: (Example((1,) * whole[row.origin][0], ((1,) * whole[row.origin][1],), 0, row.origin),),
+        apart=True,
+    )
+    assert (lengths.median, lengths.longest, lengths.cut_rows, lengths.first_cut) == (60, 100, 1, (rows[1].origin,))
+    assert (lengths.tokens, lengths.tokens_lost) == (310, 36 + 6)
 
 
 @pytest.mark.parametrize(

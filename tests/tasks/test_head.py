@@ -31,6 +31,16 @@ def test_the_head_of_a_decoder_is_a_layer_without_bias(model_of: Any) -> None:
     assert torch.equal(head(ROWS_ND), ROWS_ND @ head.linear.weight.T)
 
 
+def test_it_is_as_wide_as_the_last_states(model_of: Any) -> None:
+    """Those of OPT are projected back to the width of its embedding."""
+    narrow = {"ffn_dim": 64, "word_embed_proj_dim": 16}
+    model = model_of("OPT", **narrow)
+    theirs = transformers.AutoModelForSequenceClassification.from_config(model.config)
+    head = new_head(model, causal=True)
+    assert head.linear.weight.shape == (3, 16) == (3, *theirs.score.weight.shape[1:])
+    assert head(model.model(torch.tensor([[3, 4, 5]])).last_hidden_state[0]).shape == (3, 3)
+
+
 def test_label_words_have_no_head(model_of: Any) -> None:
     assert new_head(model_of("Llama"), causal=True, approach="label-words") is None
 
