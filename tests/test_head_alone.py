@@ -113,7 +113,7 @@ def test_without_the_cache_it_learns_the_same(quick: Any, monkeypatch: pytest.Mo
     if why == "no room":
         monkeypatch.setattr("pefttune.batching.kept.BYTES_LEFT_FREE", 2**60)
     elif why == "padded":
-        monkeypatch.setattr("pefttune.inference.session.disagreement", lambda *args, **options: "it cannot")
+        monkeypatch.setattr("pefttune.inference.collating.disagreement", lambda *args, **options: "it cannot")
     run = pipeline.run(quick({"training.cache_frozen_layers": why == "padded"}))
     assert_near(run.folder, kept.folder)
 
