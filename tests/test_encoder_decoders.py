@@ -145,7 +145,7 @@ def test_the_loss_is_that_of_transformers_on_the_same_rows(pairs_of: Any, tiny_p
     texts, summaries = ["summarize: " + document for document, _ in ROWS], [summary for _, summary in ROWS]
     given = tokenizer(texts, text_target=summaries, padding=True, return_tensors="pt")
     labels = given["labels"].masked_fill(given["labels"] == tokenizer.pad_token_id, -100)
-    batch = session.collate(examples(session), every_answer=False)
+    batch = session.collator.collate(examples(session), every_answer=False)
     assert torch.equal(batch.ids_BT, given["input_ids"])
     assert batch.n_scored == int((labels != -100).sum())
     inputs = {"input_ids": given["input_ids"], "attention_mask": given["attention_mask"], "labels": labels}

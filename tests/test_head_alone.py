@@ -113,7 +113,7 @@ def test_without_the_cache_it_learns_the_same(
     quick: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str, padded: bool
 ) -> None:
     if padded:
-        monkeypatch.setattr("pefttune.inference.session.disagreement", lambda *args, **options: "it cannot")
+        monkeypatch.setattr("pefttune.inference.collating.disagreement", lambda *args, **options: "it cannot")
     kept = pipeline.run(quick())
     if why == "no room":
         monkeypatch.setenv("PEFTTUNE_CACHE", str(tmp_path / "full"))

@@ -24,6 +24,7 @@ from pefttune.errors import (
     VerificationError,
 )
 from pefttune.inference import Session, open_session
+from pefttune.inference.collating import Collator
 from pefttune.methods import weights
 
 QUICK = {"training.max_steps": 3, "evaluation.bootstrap_samples": 100}
@@ -112,19 +113,19 @@ def test_versions_count_up_and_the_first_stays(quick: Any, tmp_path: Path) -> No
 
 def test_batches_of_a_real_run_are_of_like_length(quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a base that cannot read ragged batches gets: sorted where it is used, not only where it is planned."""
-    monkeypatch.setattr("pefttune.inference.session.disagreement", lambda *args, **options: "it is told not to")
+    monkeypatch.setattr("pefttune.inference.collating.disagreement", lambda *args, **options: "it is told not to")
     with (tmp_path / "reviews.jsonl").open("w") as file:
         for i in range(200):
             length = i * 37 % 150
             file.write(json.dumps({"text": f"row {i} " + "x" * length, "label": "good" if i % 2 else "bad"}) + "\n")
-    collate, batches = Session.collate, []
+    collate, batches = Collator.collate, []
 
-    def noting(self: Session, examples: Any, *, every_answer: bool) -> Any:
+    def noting(self: Collator, examples: Any, *, every_answer: bool) -> Any:
         if not every_answer:
             batches.append([len(example) for example in examples])
         return collate(self, examples, every_answer=every_answer)
 
-    monkeypatch.setattr(Session, "collate", noting)
+    monkeypatch.setattr(Collator, "collate", noting)
     pipeline.run(quick({"training.max_steps": None, "training.gradient_accumulation_steps": 2}))
     assert len(batches) > 8
     for batch in batches:

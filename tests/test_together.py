@@ -242,7 +242,7 @@ def test_a_base_that_reads_padded_batches_is_told_and_learns_the_same(
 ) -> None:
     step = {"training.max_steps": 1, "training.per_device_train_batch_size": 100}  # all rows, whatever their order
     ragged = pipeline.run(quick(step))
-    monkeypatch.setattr("pefttune.inference.session.disagreement", lambda *args, **options: "it cannot")
+    monkeypatch.setattr("pefttune.inference.collating.disagreement", lambda *args, **options: "it cannot")
     events: list[dict[str, Any]] = []
     padded = pipeline.run_together([quick(step), quick({**step, **HEAD})], events.append)
     told = [event["message"] for event in events if event["event"] == "notice"]

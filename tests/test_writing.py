@@ -109,8 +109,8 @@ def test_the_loss_of_a_conversation_is_the_same_padded_and_ragged(base_of: Any) 
     examples = [example for row in rows for example in loaded.encoder(row)]
     assert [len(example.marks) for example in examples] == [6, 0, 6]
     losses, scores = [], []
-    for session.ragged in (True, False):
-        batch = session.collate(examples, every_answer=False)
+    for session.collator.ragged in (True, False):
+        batch = session.collator.collate(examples, every_answer=False)
         assert batch.n_scored == 6 + 6 + 2 + 6 + 3  # "Four." and its end twice, and each reply with its end
         losses.append(session.loss("a", batch).item())
         scores.append(session.scores("a", examples))

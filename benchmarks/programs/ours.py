@@ -20,7 +20,7 @@ from accelerate.utils import set_seed
 
 from benchmarks.job import Job, Result
 from pefttune import bases, batching, data, methods, tasks, training
-from pefttune.inference import Loaded, Session
+from pefttune.inference import Loaded, Session, boundary_of
 from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
 
@@ -87,7 +87,7 @@ def examples_of(job: Job) -> list[data.Example]:
 
 def step_loss(session: Session, examples: list[data.Example]) -> tuple[torch.Tensor, int, int]:
     """The mean loss of a step's examples, to be differentiated; labelled positions; positions computed."""
-    batch = session.collate(examples, every_answer=False)
+    batch = session.collator.collate(examples, every_answer=False)
     return session.loss(NAME, batch) / batch.n_scored, batch.n_scored, batch.ids_BT.numel()
 
 
@@ -99,7 +99,7 @@ def train(job: Job, session: Session, folder: Path) -> dict[str, Any]:
     """
     examples = examples_of(job)
     clock = Clock(session.base.device)
-    session.try_ragged(examples)
+    session.collator.try_ragged(examples)
     works = [_work(job, session, name, examples, folder, clock) for name in names(job)]
     groups = [works] if job.settings.get("together", True) else [[work] for work in works]
     for group in groups:
@@ -157,12 +157,12 @@ def _work(
     boundary = _boundary(job, session, name, examples, folder)
 
     def collate(step: int, indices: Sequence[int]) -> batching.Batch:
-        batch = session.batch(examples, indices, boundary, every_answer=False)
+        batch = session.collator.batch(examples, indices, boundary, every_answer=False)
         clock.batch(step, batch)
         return batch
 
     def plan(epoch: int) -> list[list[list[int]]]:
-        return batching.steps_of(examples, steps, session.max_batch_tokens, ragged=bool(session.ragged))
+        return batching.steps_of(examples, steps, session.max_batch_tokens, ragged=bool(session.collator.ragged))
 
     def notify(event: dict[str, Any]) -> None:
         if event["event"] == "step":
@@ -191,7 +191,7 @@ def _boundary(
     if not job.settings.get("cached"):
         return None
     os.environ["PEFTTUNE_CACHE"] = str(folder)
-    return session.boundary(name, examples, every_answer=False, notice=print)
+    return boundary_of(session, name, examples, every_answer=False, notice=print)
 
 
 def _settings(job: Job) -> schema.Training:

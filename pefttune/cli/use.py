@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,21 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from pefttune.cli.output import BaseFolder, Json, Store, counted, err, example_texts, out, print_json, to_json
+from pefttune.cli.output import BaseFolder, Json, Store, example_texts, print_json
+from pefttune.cli.predicted import Predicted, check_file, print_drawn, print_rows, write_file
 from pefttune.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from pefttune.data import Row
     from pefttune.inference import Session
-    from pefttune.tasks import Prediction
 
 Name = Annotated[str, typer.Argument(help="An adapter: name, or name@version.")]
 Rows = Iterator[tuple[dict[str, Any], "Row"]]
 """Each row as it stands in the input, and as the task wants it."""
-Predicted = Iterator[tuple["Row", dict[str, Any], "Prediction"]]
-"""Each row, what it becomes in a file, and what the adapter says of it."""
 PREDICTED = ("prediction", "confidence", "truncated")
 """The columns that every prediction adds."""
 
@@ -52,6 +48,35 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict texts, or every row of a file."""
+    _check_options(texts, input_file, output_file, text_column, as_json=as_json)
+    # What is wrong with a name or a file is told before torch is imported and a base is read.
+    columns = _columns(name, store, text_column)
+    rows = _file_rows(input_file, columns) if input_file else _text_rows(texts or [], list(columns))
+    if output_file:
+        check_file(output_file)
+
+    from pefttune.inference import open_session
+
+    predicted = _predictions(open_session(name, Path(store), base), rows)
+    if output_file:
+        write_file(output_file, name, predicted)
+    elif as_json:
+        print_json({"name": name, "predictions": [values for _, values, _ in predicted]})
+    elif input_file:
+        print_rows(predicted)
+    else:
+        print_drawn(predicted)
+
+
+def _check_options(
+    texts: list[str] | None,
+    input_file: Path | None,
+    output_file: Path | None,
+    text_column: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Raise InputError for options that do not go together."""
     if bool(texts) == bool(input_file):
         raise InputError('give texts (pefttune predict NAME "text") or a file (--input FILE), one of them')
     if output_file and not input_file:
@@ -60,51 +85,6 @@ def predict(
         raise InputError("--text-column goes with --input")
     if output_file and as_json:
         raise InputError("--output and --json are two places for the same result; use one of them")
-
-    from pefttune.data import write_rows
-    from pefttune.data.readers import format_of
-
-    # What is wrong with a name or a file is told before torch is imported and a base is read.
-    columns = _columns(name, store, text_column)
-    rows = _file_rows(input_file, columns) if input_file else _text_rows(texts or [], list(columns))
-    as_page = output_file is not None and output_file.suffix == ".html"
-    if output_file:
-        if not as_page:
-            format_of(output_file)
-        if output_file.is_dir():
-            raise InputError(f"--output {output_file} is a folder: name a file")
-
-    from pefttune.inference import open_session
-
-    predicted = _predictions(open_session(name, Path(store), base), rows)
-    if output_file:
-        if as_page:
-            _write_page(output_file, name, predicted)
-        else:
-            write_rows(output_file, counted(values for _, values, _ in predicted))
-        err.print(f"written: {output_file}", soft_wrap=True)
-    elif as_json:
-        print_json({"name": name, "predictions": [values for _, values, _ in predicted]})
-    elif input_file:
-        for _, values, _ in predicted:
-            out.print(to_json(values), soft_wrap=True)
-    else:
-        for row, _, prediction in predicted:
-            cut = "  (too long: its end was not read)" if prediction.truncated else ""
-            sure = "" if math.isnan(prediction.confidence) else f" {prediction.confidence:.3f}"
-            line = Text(f"{prediction!s:12}{sure}  ")
-            for piece in prediction.pieces(row):
-                line.append(f"[{piece.text}]{piece.tag}" if piece.tag else piece.text, "bold" if piece.tag else "")
-            out.print(line.append(cut), soft_wrap=True)
-
-
-def _write_page(file: Path, name: str, predicted: Predicted) -> None:
-    from pefttune.data.storage import replacing
-    from pefttune.evaluation.report.predictions import predictions_page
-
-    with replacing(file) as page:
-        for part in predictions_page(name, counted((row, prediction) for row, _, prediction in predicted)):
-            page.write(part.encode())
 
 
 def _columns(name: str, store: str, given: str | None) -> dict[str, str]:

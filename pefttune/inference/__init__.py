@@ -1,6 +1,7 @@
 """The session: one resident base, many adapters."""
 
 from pefttune.inference.features import POOLINGS, Features, extract
+from pefttune.inference.frozen import boundary_of
 from pefttune.inference.loaded import Loaded
 from pefttune.inference.opening import load_base_of, open_session
 from pefttune.inference.sampling import Sampling
@@ -13,6 +14,7 @@ __all__ = [
     "Loaded",
     "Sampling",
     "Session",
+    "boundary_of",
     "extract",
     "load_base_of",
     "open_session",

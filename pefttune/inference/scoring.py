@@ -31,7 +31,7 @@ def scores(
     task, done = session.use(name).task, 0
     result: list[Tensor] = [torch.empty(0)] * len(examples)
     for indices in _plan(session, examples):
-        batch = session.batch(examples, indices, boundary, every_answer=True)
+        batch = session.collator.batch(examples, indices, boundary, every_answer=True)
         (outputs,) = session.outputs([(name, batch)])
         for index, each in zip(indices, task.scores(outputs, batch), strict=True):
             result[index] = each.cpu()
@@ -77,7 +77,7 @@ def states_by_batch(session: Session, examples: Sequence[Example]) -> Iterator[t
     """Batch by batch, which of the examples are in it, and the last hidden states (N, D) of their marks as the base
     itself computes them."""
     for indices in _plan(session, examples):
-        batch = session.collate([examples[i] for i in indices], every_answer=True)
+        batch = session.collator.collate([examples[i] for i in indices], every_answer=True)
         with session.passing(None):
             states = hidden_rows(session.base.model, batch)
         yield indices, states
@@ -85,16 +85,15 @@ def states_by_batch(session: Session, examples: Sequence[Example]) -> Iterator[t
 
 def _plan(session: Session, examples: Sequence[Example]) -> list[list[int]]:
     """Which of the examples go together."""
-    if session.is_ragged(examples) is None:
-        session.try_ragged(examples)
-    return evaluation_batches(examples, session.max_batch_tokens, ragged=bool(session.is_ragged(examples)))
+    ragged = session.collator.found_ragged(examples)
+    return evaluation_batches(examples, session.max_batch_tokens, ragged=ragged)
 
 
 def _passes(session: Session, asked: Asked, planned: Sequence[Planned]) -> Iterator[list[tuple[str, list[int], Batch]]]:
     """The planned batches, as many at once as `max_batch_tokens` hold."""
     together: list[tuple[str, list[int], Batch]] = []
     for name, indices in planned:
-        batch = session.collate([asked[i][1] for i in indices], every_answer=True)
+        batch = session.collator.collate([asked[i][1] for i in indices], every_answer=True)
         tokens = batch.n_tokens + sum(other.n_tokens for _, _, other in together)
         if together and tokens > session.max_batch_tokens:
             yield together

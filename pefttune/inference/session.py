@@ -14,24 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from pefttune import bases, methods, tasks
-from pefttune.batching import (
-    Batch,
-    Boundary,
-    Outputs,
-    check_sees_all,
-    disagreement,
-    is_causal,
-    open_boundary,
-    open_outputs,
-    padded,
-    paired,
-    prepare,
-    ragged,
-    see_all,
-)
-from pefttune.data import Example, Row, cache_dir
+from pefttune.batching import Batch, Boundary, Outputs, is_causal, prepare
+from pefttune.data import Example, Row
 from pefttune.errors import AdapterError
 from pefttune.inference import predicting, scoring
+from pefttune.inference.collating import Collator
 from pefttune.inference.forward import can_share, outputs_of, outputs_together
 from pefttune.inference.generation import can_write
 from pefttune.inference.lengths import check_length, tokens_at_once
@@ -50,7 +37,8 @@ class Session:
 
     `max_adapter_mib` limits the memory of adapters, with the tables that several of them share: beyond it the least
     recently used of those that were loaded from folders leaves the base, and is read again when it is asked for. A
-    session may be used by several threads; passes through the base, and whatever changes it, go one after another.
+    session may be used by several threads; passes through the base, and whatever changes it, go one after another. Its
+    `collator` makes the batches.
     """
 
     def __init__(
@@ -60,23 +48,11 @@ class Session:
         self.base = base
         self.causal = is_causal(base.model)  # whether a token is blind to what follows it: a decoder
         self.max_batch_tokens = max_batch_tokens or tokens_at_once(base.device)
-        self._ragged: dict[bool, bool | None] = {}  # by whether the examples are told to see all
         self._shelf = Shelf(max_adapter_mib, partial(attach_again, self), partial(methods.tables_nbytes, base.model))
         self._active: str | None = None
-        tokenizer = base.tokenizer
-        self._pad_id: int = (tokenizer.eos_token_id or 0) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._lock = threading.RLock()
+        self.collator = Collator(base, self._lock, causal=self.causal)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapters")
-
-    @property
-    def ragged(self) -> bool | None:
-        """Whether batches are; None until `try_ragged` has found out. Set for all, it is not asked any more. Those of
-        bidirectional tasks on a decoder are found out about for themselves (`is_ragged`)."""
-        return self._ragged.get(False)
-
-    @ragged.setter
-    def ragged(self, ragged: bool | None) -> None:
-        self._ragged = {False: ragged, True: ragged}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -282,89 +258,6 @@ class Session:
                 return [outputs_of(model, self.use(name), batch) for name, batch in batches]
             self._active = None
             return outputs_together(model, loaded, [batch for _, batch in batches])
-
-    def boundary(
-        self,
-        name: str,
-        examples: Sequence[Example],
-        *,
-        every_answer: bool,
-        notice: Callable[[str], None],
-        progress: Callable[[int], None] = lambda done: None,
-    ) -> Boundary | Outputs | None:
-        """What enters the lowest layer that the adapter `name` changes, for these examples, from the cache on disk, or
-        the base's outputs where it changes none; None where there is nothing to keep."""
-        adapter = self.use(name).adapter
-        folder = cache_dir() / "boundaries"
-        if adapter is None or not examples:
-            return None
-        if adapter.first_layer is None:
-            return open_outputs(
-                folder,
-                self.base.model,
-                examples,
-                partial(scoring.states_by_batch, self),
-                ragged=bool(self.is_ragged(examples)),
-                base_digest=self.base.fingerprint.digest,
-                max_tokens=self.max_batch_tokens,
-                notice=notice,
-                progress=progress,
-            )
-        if not self.is_ragged(examples) or not adapter.first_layer:
-            return None
-        return open_boundary(
-            folder,
-            self.base.model,
-            adapter.first_layer,
-            examples,
-            every_answer=every_answer,
-            causal=self.causal,
-            base_digest=self.base.fingerprint.digest,
-            max_tokens=self.max_batch_tokens,
-            notice=notice,
-            progress=progress,
-        )
-
-    def is_ragged(self, examples: Sequence[Example]) -> bool | None:
-        """Whether batches of such examples are ragged; None until `try_ragged` has found out."""
-        return self._ragged.get(see_all(examples))
-
-    def try_ragged(self, examples: Sequence[Example]) -> str | None:
-        """Run a few of the examples both ways. Why all batches like them will be padded from now on, if they will.
-        Raises BaseError where they are bidirectional and the base cannot be."""
-        if self.is_ragged(examples) is False or not examples:
-            return None
-        with self._lock:  # what a decoder's tokens see stands in its config while padded ones pass
-            if see_all(examples):
-                check_sees_all(self.base.model)
-            reason = disagreement(self.base.model, examples, self._pad_id, causal=self.causal)
-        self._ragged[see_all(examples)] = reason is None
-        return reason
-
-    def batch(
-        self,
-        examples: Sequence[Example],
-        indices: Sequence[int],
-        boundary: Boundary | Outputs | None,
-        *,
-        every_answer: bool,
-    ) -> Batch:
-        """The batch of those of the examples, which begins where their `boundary` is, if that is known."""
-        if isinstance(boundary, Outputs):
-            return boundary.batch(indices, self.base.device)
-        batch = self.collate([examples[i] for i in indices], every_answer=every_answer)
-        return batch if boundary is None else boundary.enter(batch, indices)
-
-    def collate(self, examples: Sequence[Example], *, every_answer: bool) -> Batch:
-        """A batch on the base's device, ragged if the base can read that."""
-        if self.is_ragged(examples) is None:
-            self.try_ragged(examples)
-        if self.is_ragged(examples):
-            return ragged(examples, every_answer=every_answer, causal=self.causal, device=self.base.device)
-        if self.base.model.config.is_encoder_decoder:
-            shift = self.base.model.prepare_decoder_input_ids_from_labels
-            return paired(examples, self._pad_id, shift, every_answer=every_answer, device=self.base.device)
-        return padded(examples, self._pad_id, every_answer=every_answer, device=self.base.device)
 
     @cached_property
     def can_write(self) -> bool:

@@ -76,10 +76,8 @@ class Writer:
         return Answer(self._session.base.tokenizer, self._generation, self._ends)
 
     def _by_session(self, examples: Sequence[Example]) -> bool:
-        session = self._session
-        if session.ragged is None:
-            session.try_ragged(examples)
-        return bool(session.ragged) and self._generation.num_beams == 1 and session.can_write
+        ragged = self._session.collator.found_ragged(examples)
+        return ragged and self._generation.num_beams == 1 and self._session.can_write
 
     def _steps(self, prompts: Sequence[Tokens], answers: Sequence[Answer], sampling: Sampling | None) -> Iterator[None]:
         session = self._session

@@ -64,11 +64,11 @@ def score(
     itself = f"{BASE_ITSELF}{recipe.output.name}"
     if itself in session.names:
         asked = [session[itself].encoder(row) for row in test]
-        if session.is_ragged(flat(asked)) is None:
+        if session.collator.is_ragged(flat(asked)) is None:
             try_ragged(session, flat(asked), notify)
         others.append(scored(itself, "base, zero-shot", asked))
     encoded = encode(recipe, session[name].encoder, test, "test", notify)
-    if session.is_ragged(flat(encoded)) is None:
+    if session.collator.is_ragged(flat(encoded)) is None:
         try_ragged(session, flat(encoded), notify)
     adapter = scored(name, "with adapter", encoded)
     baseline, predictions = task.baseline(train, test)

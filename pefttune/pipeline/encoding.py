@@ -61,7 +61,7 @@ def flat(encoded: Sequence[tasks.Encoded]) -> list[Example]:
 
 def try_ragged(session: Session, examples: Sequence[Example], notify: Notify) -> None:
     """Find out whether batches of these examples can be ragged, and say so if not."""
-    reason = session.try_ragged(examples)
+    reason = session.collator.try_ragged(examples)
     if reason is not None:
         tell(notify, f"this base reads padded batches, which are slower: ragged, {reason}")
 

@@ -82,14 +82,14 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
     rows_a_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
 
     def plan(epoch: int) -> Sequence[Sequence[Sequence[int]]]:
-        order, ragged = (recipe.seed, epoch), bool(session.is_ragged(train))
+        order, ragged = (recipe.seed, epoch), bool(session.collator.is_ragged(train))
         steps = batching.training_steps(train, rows_a_step, session.max_batch_tokens, order, ragged=ragged)
         if isinstance(entering_train, batching.Outputs):  # no token is read, so that no budget divides a step
             return [[list(chain.from_iterable(step))] for step in steps]
         return steps
 
     def collate(indices: Sequence[int]) -> Batch:
-        return session.batch(train, indices, entering_train, every_answer=False)
+        return session.collator.batch(train, indices, entering_train, every_answer=False)
 
     def evaluate() -> dict[str, Any]:
         rows = line.rows.validation
@@ -115,9 +115,12 @@ def _boundary(
 ) -> Boundary | Outputs | None:
     """What the layers below the lowest one that the adapter changes make of these examples; None where it is not to be
     kept."""
+    from pefttune.inference import boundary_of
+
     if not line.recipe.training.cache_frozen_layers:
         return None
-    return session.boundary(
+    return boundary_of(
+        session,
         line.name,
         examples,
         every_answer=every_answer,

@@ -85,7 +85,7 @@ def test_an_evaluation_between_two_steps_changes_no_gradient(
         four_bit = [module for module in session.base.model.modules() if isinstance(module, bnb.nn.Linear4bit)]
         assert len(four_bit) == (14 if held == "4-bit" else 0)
         examples = examples_of(adapted(session, "a"), ragged)
-        batch = session.collate(examples, every_answer=False)
+        batch = session.collator.collate(examples, every_answer=False)
 
         def evaluate(session: Session, evaluates: bool = evaluates, examples: Any = examples) -> None:
             if evaluates:

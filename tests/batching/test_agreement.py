@@ -85,8 +85,8 @@ def test_a_base_that_cannot_read_ragged_gets_the_right_result_by_padding(
     session = Session(base_of(tmp_path))
     loaded = adapted(session, "a", labels=("bad", "so so", "good"), std=0.05)
     examples = examples_of(loaded, ragged)
-    assert session.try_ragged(examples) is not None
-    assert session.collate(examples, every_answer=True).padding_mask_BT is not None
+    assert session.collator.try_ragged(examples) is not None
+    assert session.collator.collate(examples, every_answer=True).padding_mask_BT is not None
     found = session.scores("a", examples)
     for example, row in zip(examples, found, strict=True):
         for answer, score in zip(example.answers, row.tolist(), strict=True):
@@ -171,12 +171,12 @@ def test_a_window_that_is_not_kept_is_found(model_of: Any, monkeypatch: pytest.M
 def test_a_base_is_asked_once(base_of: Any, adapted: Any, examples_of: Any, ragged: Any, monkeypatch: Any) -> None:
     session, asked = Session(base_of()), []
     examples = examples_of(adapted(session, "a"), ragged)
-    monkeypatch.setattr("pefttune.inference.session.disagreement", lambda *a, **how: asked.append(a) or "so it is")
-    assert session.try_ragged([]) is None
-    assert session.ragged is None
-    assert session.try_ragged(examples) == "so it is"
-    assert session.try_ragged(examples) is None
-    assert session.ragged is False
+    monkeypatch.setattr("pefttune.inference.collating.disagreement", lambda *a, **how: asked.append(a) or "so it is")
+    assert session.collator.try_ragged([]) is None
+    assert session.collator.ragged is None
+    assert session.collator.try_ragged(examples) == "so it is"
+    assert session.collator.try_ragged(examples) is None
+    assert session.collator.ragged is False
     assert len(asked) == 1
 
 
@@ -186,9 +186,9 @@ def test_without_ragged_batches_the_scores_are_the_same(
     session = Session(base_of())
     examples = examples_of(adapted(session, "a", labels=("bad", "so so", "good")), ragged)
     side_by_side = session.scores("a", examples)
-    assert session.ragged
-    session.ragged = False
-    assert session.collate(examples, every_answer=True).ids_BT.shape[0] == 24
+    assert session.collator.ragged
+    session.collator.ragged = False
+    assert session.collator.collate(examples, every_answer=True).ids_BT.shape[0] == 24
     # float32: the same sums in another order.
     torch.testing.assert_close(session.scores("a", examples), side_by_side, rtol=1e-5, atol=1e-5)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pefttune.batching import Batch, Boundary, hidden_rows, open_boundary, ragged
 from pefttune.batching.layers import decoder_layers
 from pefttune.data import Example
-from pefttune.inference import Session
+from pefttune.inference import Session, boundary_of
 
 TRUNK, PASSAGE = tuple(range(10, 30)), tuple(range(40, 60))
 EXAMPLES = [
@@ -37,7 +37,7 @@ def session(base_of: Any, adapted: Any) -> Session:
     """An adapter on the upper of two layers."""
     session = Session(base_of())
     adapted(session, "a", layers="top-1")
-    session.try_ragged(EXAMPLES)
+    session.collator.try_ragged(EXAMPLES)
     assert session["a"].adapter is not None
     assert session["a"].adapter.first_layer == 1
     return session
@@ -57,8 +57,13 @@ class Opened:
 
     def __call__(self, examples: Any = EXAMPLES, every_answer: bool = True) -> Boundary | None:
         self.runs, self.done, self.notices = 0, [], []
-        return self.session.boundary(
-            "a", examples, every_answer=every_answer, notice=self.notices.append, progress=self.done.append
+        return boundary_of(
+            self.session,
+            "a",
+            examples,
+            every_answer=every_answer,
+            notice=self.notices.append,
+            progress=self.done.append,
         )
 
 
@@ -234,10 +239,10 @@ def test_what_a_decoder_is_told_to_see_has_a_file_of_its_own(session: Session, f
 def test_adapters_on_all_layers_have_nothing_to_keep(session: Session, adapted: Any, folder: Path) -> None:
     adapted(session, "all")
     for name in ("all", "a"):
-        session.ragged = name == "all"
-        assert session.boundary(name, EXAMPLES, every_answer=True, notice=pytest.fail) is None
-    session.ragged = True
-    assert session.boundary("a", [], every_answer=True, notice=pytest.fail) is None
+        session.collator.ragged = name == "all"
+        assert boundary_of(session, name, EXAMPLES, every_answer=True, notice=pytest.fail) is None
+    session.collator.ragged = True
+    assert boundary_of(session, "a", [], every_answer=True, notice=pytest.fail) is None
     assert not folder.exists()
 
 
@@ -358,11 +363,11 @@ def test_an_encoder_is_cut_rightly_or_not_at_all(
     assert adapter is not None
     assert adapter.first_layer == 1
     texts = [replace(example, marks=((0, 0),)) for example in MARKED]
-    session.try_ragged(texts)
+    session.collator.try_ragged(texts)
     notices: list[str] = []
-    boundary = session.boundary("a", texts, every_answer=False, notice=notices.append)
+    boundary = boundary_of(session, "a", texts, every_answer=False, notice=notices.append)
     whole = session.scores("a", texts)
-    assert (boundary is None) == (bool(notices) or not session.ragged)
+    assert (boundary is None) == (bool(notices) or not session.collator.ragged)
     assert all(torch.equal(*pair) for pair in zip(session.scores("a", texts, boundary=boundary), whole, strict=True))
 
 
@@ -370,7 +375,7 @@ def test_an_encoder_is_cut_rightly_or_not_at_all(
 def test_other_bases_are_cut_rightly_or_not_at_all(base_of: Any, folder_of: Any, adapted: Any, kind: str) -> None:
     session = Session(base_of(folder_of(kind)))
     adapted(session, "a", layers="top-1")
-    session.try_ragged(EXAMPLES)
+    session.collator.try_ragged(EXAMPLES)
     opened = Opened(session)
     boundary = opened()
     assert (boundary is None) == bool(opened.notices)

@@ -14,7 +14,7 @@ from pefttune import tasks
 from pefttune.batching import Batch, Outputs, evaluation_batches
 from pefttune.batching.layers import decoder_layers
 from pefttune.data import Example, Row
-from pefttune.inference import Session
+from pefttune.inference import Session, boundary_of
 from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
 
@@ -73,13 +73,13 @@ def attached(session: Session, case: str) -> list[Example]:
     for parameter in loaded.parameters.values():
         parameter.data.normal_(std=0.2)
     examples = [example for row in rows for example in loaded.encoder(row)]
-    session.try_ragged(examples)
+    session.collator.try_ragged(examples)
     return examples
 
 
 def opened(session: Session, examples: list[Example], done: list[int] | None = None) -> Outputs:
     progress = (lambda count: None) if done is None else done.append
-    outputs = session.boundary("a", examples, every_answer=False, notice=pytest.fail, progress=progress)
+    outputs = boundary_of(session, "a", examples, every_answer=False, notice=pytest.fail, progress=progress)
     assert isinstance(outputs, Outputs)
     return outputs
 
@@ -103,12 +103,12 @@ def test_the_same_batch_gives_the_same_loss_gradients_and_scores_to_the_bit(
     session: Session, case: str, padded: bool
 ) -> None:
     examples = attached(session, case)
-    session.ragged = not padded
+    session.collator.ragged = not padded
     digest = session.base.digest()
     outputs = opened(session, examples)
     (indices,) = evaluation_batches(examples, session.max_batch_tokens, ragged=not padded)
-    whole = learned(session, session.batch(examples, indices, None, every_answer=False))
-    known = learned(session, session.batch(examples, indices, outputs, every_answer=False))
+    whole = learned(session, session.collator.batch(examples, indices, None, every_answer=False))
+    known = learned(session, session.collator.batch(examples, indices, outputs, every_answer=False))
     assert torch.equal(known[0], whole[0])
     assert known[0] > 0
     assert whole[1].keys() == known[1].keys() == session["a"].parameters.keys()
@@ -165,7 +165,7 @@ def test_no_layer_is_run_once_the_outputs_are_known(session: Session) -> None:
     runs.clear()
     again = opened(session, examples, done := [])
     for indices in ([0], [3, 1], [2, 0, 1, 3]):
-        learned(session, session.batch(examples, indices, again, every_answer=False))
+        learned(session, session.collator.batch(examples, indices, again, every_answer=False))
     session.scores("a", examples, boundary=again)
     assert (runs, done) == ([], [])
     assert torch.equal(first.states, again.states)
@@ -192,12 +192,12 @@ def test_whatever_the_states_depend_on_has_a_file_of_its_own(session: Session, f
     assert [made(examples), made(examples[:3]), made(other_places)] == [1, 2, 3]
     session.max_batch_tokens = 9_999
     assert made(examples) == 4
-    session.ragged = False
+    session.collator.ragged = False
     assert made(examples) == 5
 
 
 def test_without_room_there_is_a_notice_and_none(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     examples, notices = attached(session, "words"), list[str]()
     monkeypatch.setattr("pefttune.batching.kept.BYTES_LEFT_FREE", 2**60)
-    assert session.boundary("a", examples, every_answer=False, notice=notices.append) is None
+    assert boundary_of(session, "a", examples, every_answer=False, notice=notices.append) is None
     assert notices[0].startswith("the frozen layers are run again in every pass: their states need 0 MiB in ")

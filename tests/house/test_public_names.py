@@ -161,6 +161,7 @@ PUBLIC = {
         "POOLINGS",
         "Sampling",
         "Session",
+        "boundary_of",
         "extract",
         "load_base_of",
         "open_session",

@@ -63,21 +63,21 @@ def test_the_text_is_read_once_and_its_first_token_sees_the_last(base_of: Any) -
         assert read.count(TEXTS[0]) == (1 if other else 2)
     session.use("ner bidirectional")
     for ragged in (True, False):
-        session.ragged = ragged
+        session.collator.ragged = ragged
         encoder = session["ner bidirectional"].encoder
         seen = [encoder(Row({"tokens": ["Ada", "goes", last]}, "")) for last in ("up", "on")]
-        rows = [hidden_rows(session.base.model, session.collate(each, every_answer=True))[0] for each in seen]
+        rows = [hidden_rows(session.base.model, session.collator.collate(each, every_answer=True))[0] for each in seen]
         assert not torch.equal(*rows)
 
 
 @pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "padded"])
 def test_adapters_of_both_kinds_say_together_what_each_says_of_one_text(base_of: Any, ragged: bool) -> None:
     session = session_of(base_of())
-    session.ragged = ragged
+    session.collator.ragged = ragged
     asked = [(name, window) for name in NAMES for window in windows(session, name)]
     asked = asked[::2] + asked[1::2]
     together = session.mixed_scores(asked)
-    session.ragged = False
+    session.collator.ragged = False
     for (name, window), found in zip(asked, together, strict=True):
         torch.testing.assert_close(found, session.scores(name, [window])[0], rtol=ORDER_OF_SUMS, atol=ORDER_OF_SUMS)
 
@@ -96,7 +96,7 @@ def test_those_of_one_kind_share_a_pass(base_of: Any, monkeypatch: pytest.Monkey
 def test_adapters_of_both_kinds_learn_together_what_each_learns_alone(base_of: Any) -> None:
     session = session_of(base_of())
     row = Row({"tokens": ["Ada", "goes", "to", "Rome"], "tags": ["B-PER", "O", "O", "B-LOC"]}, "row")
-    batches = [(name, session.collate(session[name].encoder(row), every_answer=False)) for name in NAMES[:2]]
+    batches = [(name, session.collator.collate(session[name].encoder(row), every_answer=False)) for name in NAMES[:2]]
     for name in NAMES[:2]:
         session[name].train(True)
 
@@ -116,7 +116,7 @@ def test_adapters_of_both_kinds_learn_together_what_each_learns_alone(base_of: A
 @pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "padded"])
 def test_a_pass_between_leaves_no_trace(base_of: Any, ragged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     session = session_of(base_of())
-    session.ragged = ragged
+    session.collator.ragged = ragged
     model = session.base.model
     before, config = session.scores("ner causal", windows(session, "ner causal")), model.config.to_dict()
     other = session.scores("ner bidirectional", windows(session, "ner bidirectional"))
@@ -143,7 +143,7 @@ def test_each_kind_finds_out_for_itself_whether_it_can_be_ragged(
     new_tokenizer(tmp_path)
     model_of("Mistral").save_pretrained(tmp_path)
     session = session_of(base_of(tmp_path))
-    told = {name: session.try_ragged(windows(session, name)) for name in NAMES[:2]}
+    told = {name: session.collator.try_ragged(windows(session, name)) for name in NAMES[:2]}
     assert told == {
         "ner causal": None,
         "ner bidirectional": "it does not run on them (ragged attention has no such window or dropout)",
@@ -151,7 +151,7 @@ def test_each_kind_finds_out_for_itself_whether_it_can_be_ragged(
     asked = [(name, window) for name in NAMES for window in windows(session, name)]
     for (name, window), found in zip(asked, session.mixed_scores(asked), strict=True):
         torch.testing.assert_close(found, session.scores(name, [window])[0], rtol=ORDER_OF_SUMS, atol=ORDER_OF_SUMS)
-    ragged = [session.collate(windows(session, name), every_answer=True).layout is not None for name in NAMES]
+    ragged = [session.collator.collate(windows(session, name), every_answer=True).layout is not None for name in NAMES]
     assert ragged == [True, False, True, False]
 
 

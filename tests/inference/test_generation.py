@@ -153,7 +153,7 @@ def test_windows_capped_logits_and_other_kinds_of_attention(model_of: Any, tiny:
 def test_a_base_that_reads_padded_batches_writes_the_same(session: Session) -> None:
     add(session)
     ragged = session.generate("a", examples(session))
-    session.ragged = False
+    session.collator.ragged = False
     padded = session.generate("a", examples(session))
     assert [one.text for one in padded] == [one.text for one in ragged]
     assert "".join(session.stream("a", DOCUMENTS[0])) == ragged[0].text
@@ -218,9 +218,9 @@ def test_a_stop_text_ends_the_answer_and_is_cut_off(session: Session) -> None:
         [cut] = session.generate("a", examples(session)[:1], generation)
         assert (cut.text, cut.ended) == (whole[: whole.index(stop)].strip(), True)
         assert "".join(session.stream("a", DOCUMENTS[0], generation)) == cut.text
-        session.ragged = False
+        session.collator.ragged = False
         assert session.generate("a", examples(session)[:1], generation)[0].text == cut.text
-        session.ragged = True
+        session.collator.ragged = True
 
 
 def test_a_stream_is_the_text_in_pieces(session: Session) -> None:
@@ -285,7 +285,7 @@ def test_chance_is_seeded(session: Session) -> None:
     assert drawn(seed=1) != greedy
     assert drawn(temperature=1e-4, seed=1) == drawn(top_p=1e-6, seed=2) == greedy
     state = torch.get_rng_state()
-    session.ragged = False
+    session.collator.ragged = False
     assert drawn(seed=1) == drawn(seed=1) != drawn(seed=2)
     assert torch.equal(torch.get_rng_state(), state), "training beside it would see other dropout"
 
@@ -293,7 +293,7 @@ def test_chance_is_seeded(session: Session) -> None:
 @pytest.mark.parametrize("ragged", [True, False])
 def test_groups_draw_other_numbers(tiny_session: Session, monkeypatch: pytest.MonkeyPatch, ragged: bool) -> None:
     add(tiny_session)
-    tiny_session.ragged = ragged
+    tiny_session.collator.ragged = ragged
     monkeypatch.setattr("pefttune.inference.generation.CACHE_MIB", 0)  # so that each answer is a group
     [one, other] = tiny_session.generate("a", examples(tiny_session)[:1] * 2, sampling=Sampling(seed=3))
     assert one.text != other.text

@@ -165,7 +165,7 @@ def test_the_loss_of_an_adapter_is_its_own(session: Session, adapted: Any, examp
     losses = {}
     for seed, name in enumerate("ab"):
         loaded = adapted(session, name, seed=seed)
-        batch = session.collate(examples_of(loaded, ragged), every_answer=False)
+        batch = session.collator.collate(examples_of(loaded, ragged), every_answer=False)
         session.use(name)
         losses[name] = session.loss(name, batch).item()
     assert losses["a"] != losses["b"]
@@ -277,7 +277,7 @@ def test_batches_hold_as_many_rows_as_their_tokens_allow(
     adapted(session, "a", labels=("one", "two", "three"))
     at_once = scores(session, "a")
     sizes: list[int] = []
-    collate = session.collate
+    collate = session.collator.collate
     tokens: list[int] = []
 
     def noting(some: Any, **how: Any) -> Any:
@@ -286,7 +286,7 @@ def test_batches_hold_as_many_rows_as_their_tokens_allow(
         tokens.append(batch.n_tokens)
         return batch
 
-    monkeypatch.setattr(session, "collate", noting)
+    monkeypatch.setattr(session.collator, "collate", noting)
     session.max_batch_tokens = 220
     # float32: in other batches the same sums come in another order.
     torch.testing.assert_close(scores(session, "a"), at_once, rtol=1e-5, atol=1e-5)

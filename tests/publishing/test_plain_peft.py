@@ -61,7 +61,8 @@ def asked(finished: Any, tiny: Path, tiny_encoder: Path) -> dict[str, Any]:
         session.use(run)
         ids, ours, scored = [], [], []
         for text in TEXTS:
-            batch = session.collate(loaded.encoder(Row({"text": text, "label": "good"}, "")), every_answer=False)
+            examples = loaded.encoder(Row({"text": text, "label": "good"}, ""))
+            batch = session.collator.collate(examples, every_answer=False)
             with torch.no_grad():
                 rows_ND = hidden_rows(session.base.model, batch)
                 output = loaded.head or session.base.model.get_output_embeddings()

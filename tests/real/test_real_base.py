@@ -70,7 +70,7 @@ def test_the_encoder_comes_whole_and_knows_english() -> None:
     like, unlike = means_BD[0] @ means_BD[1], means_BD[0] @ means_BD[2]
     assert like > unlike + 0.2
     examples = [Example(tuple(base.tokenizer(text)["input_ids"]), (), None, text, marks=((0, -100),)) for text in texts]
-    assert session.try_ragged(examples) is None
+    assert session.collator.try_ragged(examples) is None
 
 
 @torch.no_grad()

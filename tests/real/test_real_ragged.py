@@ -52,10 +52,11 @@ def loss_and_gradients(session: Session, loaded: Loaded, batch: batching.Batch) 
 
 def test_loss_and_every_gradient_are_those_of_padded_batches() -> None:
     session, loaded, examples = learning(base_as("nf4", "float32"))
-    assert session.try_ragged(examples) is None
-    ours, gradients = loss_and_gradients(session, loaded, session.collate(examples, every_answer=False))
+    assert session.collator.try_ragged(examples) is None
+    ragged = session.collator.collate(examples, every_answer=False)
+    ours, gradients = loss_and_gradients(session, loaded, ragged)
     padded = batching.padded(examples, 2, every_answer=False, device=session.base.device)
-    assert session.collate(examples, every_answer=False).n_tokens < padded.n_tokens / 1.5  # the instruction stands once
+    assert ragged.n_tokens < padded.n_tokens / 1.5  # the instruction stands once
     theirs, reference = loss_and_gradients(session, loaded, padded)
     # float32 through 30 layers, sums in another order.
     assert ours == pytest.approx(theirs, rel=1e-5)
@@ -70,7 +71,7 @@ def test_what_is_entered_at_a_layer_is_what_the_whole_base_gives(
 ) -> None:
     monkeypatch.setenv("PEFTTUNE_CACHE", str(tmp_path))
     session, loaded, examples = learning(base_as("nf4", "bfloat16"))
-    session.try_ragged(examples)
+    session.collator.try_ragged(examples)
     base = session.base
     refused: Callable[[str], None] = pytest.fail
     boundary = batching.open_boundary(
@@ -78,7 +79,7 @@ def test_what_is_entered_at_a_layer_is_what_the_whole_base_gives(
         notice=refused, progress=lambda done: None,
     )  # fmt: skip
     assert boundary is not None
-    whole = session.collate(examples, every_answer=False)
+    whole = session.collator.collate(examples, every_answer=False)
     cut = boundary.enter(whole, range(ROWS))
     with torch.no_grad():
         for parameter in loaded.parameters.values():

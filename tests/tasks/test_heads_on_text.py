@@ -101,7 +101,7 @@ def test_loss_is_that_of_transformers(base_of: Any, many: tasks.Task, number: ta
     loaded = session.add("a", session.attach(task, schema.Lora(method="lora", r=2), 64))
     rows = [Row({"text": f"text {i}", "label": label}, "") for i, label in enumerate(right)]
     examples = [example for row in rows for example in loaded.encoder(row)]
-    batch = session.collate(examples, every_answer=False)
+    batch = session.collator.collate(examples, every_answer=False)
     ours = session.loss("a", batch) / batch.n_scored
     with torch.no_grad():
         ids = [torch.tensor([example.prompt]) for example in examples]

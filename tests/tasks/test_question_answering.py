@@ -217,7 +217,7 @@ def source(request: pytest.FixtureRequest, tiny: Path, tiny_encoder: Path) -> Pa
 @pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "padded"])
 def test_the_loss_is_the_cross_entropy_over_the_marks_of_each_window(base_of: Any, source: Path, ragged: bool) -> None:
     session = session_of(base_of(source), task_of(), 96)
-    session.ragged = ragged
+    session.collator.ragged = ragged
     unlabelled = Row({"question": "what?", "context": "Ada."}, "")
     windows = in_windows(session, row("Ada"), row(), row("1847 Ada wrote 47", context=LONG), unlabelled)
     labelled = [any(label != UNKNOWN for _, label in window.marks) for window in windows]
@@ -233,7 +233,7 @@ def test_the_loss_is_the_cross_entropy_over_the_marks_of_each_window(base_of: An
             if label != UNKNOWN:
                 expected += float(cross_entropy(logits[:, 0], torch.tensor(mark)))
                 expected += float(cross_entropy(logits[:, 1], torch.tensor(mark + label)))
-    batch = session.collate(windows, every_answer=False)
+    batch = session.collator.collate(windows, every_answer=False)
     assert batch.n_scored == sum(labelled)  # examples, not tokens
     # The same float32 sums of up to 160 terms in other batches.
     assert float(session.loss("qa", batch).detach()) == pytest.approx(expected, rel=1e-5)

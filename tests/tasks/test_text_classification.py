@@ -196,7 +196,7 @@ def test_the_loss_is_the_sum_over_labelled_positions(
     session = Session(base_of())
     loaded = adapted(session, "a", approach=approach)
     examples = examples_of(loaded, ragged)
-    batch = session.collate(examples, every_answer=False)
+    batch = session.collator.collate(examples, every_answer=False)
     loss = float(session.loss("a", batch).detach())
     scores = session.scores("a", examples)
     targets = [int(e.marks[0][1]) if approach == "head" else e.target for e in examples]
@@ -215,7 +215,7 @@ def test_logits_of_the_prompts_own_tokens_are_never_made(
 ) -> None:
     session, rows = Session(base_of()), []
     loaded = adapted(session, "a")
-    batch = session.collate(examples_of(loaded, [("a long text about a film", "good")]), every_answer=False)
+    batch = session.collator.collate(examples_of(loaded, [("a long text about a film", "good")]), every_answer=False)
     monkeypatch.setattr(
         "pefttune.batching.forward.linear", lambda x, *weights: rows.append(len(x)) or linear(x, *weights)
     )

@@ -204,7 +204,7 @@ LONG = row("Ada came from Oslo to Rome " * 6, "B-PER O O B-LOC O B-LOC " * 6)
 @pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "padded"])
 def test_the_loss_is_the_cross_entropy_over_all_words_of_all_windows(base_of: Any, source: Path, ragged: bool) -> None:
     session = session_of(base_of(source))
-    session.ragged = ragged
+    session.collator.ragged = ragged
     rows = [row("Ada left", "B-PER O"), LONG, row("Rome")]
     windows = [window for each in rows for window in session["ner"].encoder(each)]
     session.use("ner")
@@ -216,7 +216,7 @@ def test_the_loss_is_the_cross_entropy_over_all_words_of_all_windows(base_of: An
                 expected += float(cross_entropy(linear(hidden[place]), torch.tensor(target)))
                 marked += 1
     assert marked == 2 + 36
-    batch = session.collate(windows, every_answer=False)
+    batch = session.collator.collate(windows, every_answer=False)
     assert batch.n_scored == marked
     # The same float32 sums in other batches.
     assert float(session.loss("ner", batch).detach()) == pytest.approx(expected, rel=1e-5)

@@ -51,7 +51,7 @@ def first_step(setting: tuple[Session, Any, Any], plan: Sequence[Sequence[int]],
         name="a",
         trainable=loaded.parameters,
         plan=lambda epoch: [plan],
-        collate=lambda indices: session.collate([examples[i] for i in indices], every_answer=False),
+        collate=lambda indices: session.collator.collate([examples[i] for i in indices], every_answer=False),
         train_mode=loaded.train,
         evaluate=lambda: {"accuracy": 0.0},
         watched="accuracy",
@@ -88,7 +88,7 @@ def test_one_batch_of_eight_is_four_of_two(setting: Any, tmp_path: Path) -> None
 def test_it_is_not_the_mean_of_the_micro_batches_means(setting: Any, tmp_path: Path) -> None:
     session, _, examples = setting
     plan = [[3], [0, 7, 1, 2, 6], [5, 4]]
-    batches = [session.collate([examples[i] for i in indices], every_answer=False) for indices in plan]
+    batches = [session.collator.collate([examples[i] for i in indices], every_answer=False) for indices in plan]
     with torch.no_grad():
         losses = [float(session.loss("a", batch)) for batch in batches]
     means = sum(loss / batch.n_scored for loss, batch in zip(losses, batches, strict=True)) / 3

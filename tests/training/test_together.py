@@ -53,7 +53,7 @@ def train(base_of: Any, adapted: Any, examples_of: Any, tmp_path: Path) -> Any:
 
     def run(names: str, max_tokens: int = 2000, ragged: bool | None = None, **of_base: Any) -> Trained:
         session = Session(base_of(**of_base), max_tokens)
-        session.ragged = ragged
+        session.collator.ragged = ragged
         works, passes = [], []
         for name in names:
             loaded = adapted(session, name, std=0.05, **ADAPTERS[name])
@@ -100,12 +100,12 @@ def gradients_of(session: Session, names: str) -> Iterator[dict[str, list[Tensor
 def work_of(session: Session, name: str, examples: list[Any], folder: Path) -> Work:
     config = schema.Training(**{"per_device_train_batch_size": 4, "lr_scheduler_type": "constant", **SETTINGS[name]})
     folder.mkdir(exist_ok=True)
-    session.try_ragged(examples)
+    session.collator.try_ragged(examples)
     # Fewer and fewer right: c, which is patient once, stops after its second evaluation.
     accuracies = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
     def plan(epoch: int) -> Any:
-        rows, ragged = config.per_device_train_batch_size, bool(session.ragged)
+        rows, ragged = config.per_device_train_batch_size, bool(session.collator.ragged)
         return batching.training_steps(examples, rows, session.max_batch_tokens, (7, epoch), ragged=ragged)
 
     def evaluate() -> dict[str, Any]:
@@ -116,7 +116,7 @@ def work_of(session: Session, name: str, examples: list[Any], folder: Path) -> W
         name=name,
         trainable=session[name].parameters,
         plan=plan,
-        collate=lambda indices: session.collate([examples[i] for i in indices], every_answer=False),
+        collate=lambda indices: session.collator.collate([examples[i] for i in indices], every_answer=False),
         train_mode=session[name].train,
         evaluate=evaluate,
         watched="accuracy",
