@@ -13,7 +13,6 @@ from pefttune.data.columns import NoColumn, mapped
 from pefttune.data.faults import BadRow, RowFault
 from pefttune.errors import DataError
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 QA = ("context", "question", "answers")
 CONTEXT = "Ada paid $35, twice."
 NONE = {"text": [], "answer_start": []}
