@@ -243,22 +243,42 @@ def write_reviews(path: Path, rows: int = 60) -> Path:
     return path
 
 
+def write_recipe(
+    folder: Path,
+    base: Path,
+    task: str,
+    data: str,
+    training: str = "{per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 1}",
+    adapter: str = "{method: lora, r: 4}",
+    name: str = "tiny",
+) -> Path:
+    """A recipe over a tiny base, whose store and runs are in `folder`, where it is saved; its sections as in YAML."""
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"task: {task}\n"
+        f"base: {{source: {base}, quantization: none, dtype: float32, device: cpu}}\n"
+        f"data: {data}\n"
+        f"adapter: {adapter}\n"
+        f"training: {training}\n"
+        f"output: {{name: {name}, store: {folder}/adapters, runs: {folder}/runs}}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def new_recipe() -> Any:
+    """`write_recipe`."""
+    return write_recipe
+
+
 @pytest.fixture
 def recipe_of(tiny: Path, tmp_path: Path) -> Any:
     """Makes recipes over the tiny model and the small file: `recipe_of({"training.max_steps": 3})`."""
     from pefttune.recipe import load_recipe
 
-    write_reviews(tmp_path / "reviews.jsonl")
-    path = tmp_path / "recipe.yaml"
-    path.write_text(
-        "task: {type: text-classification}\n"
-        f"base: {{source: {tiny}, quantization: none, dtype: float32, device: cpu}}\n"
-        f"data: {{source: {tmp_path}/reviews.jsonl, split: {{validation: 0.2, test: 0.3}}}}\n"
-        "adapter: {method: lora, r: 4}\n"
-        "training: {per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 1}\n"
-        f"output: {{name: tiny, store: {tmp_path}/adapters, runs: {tmp_path}/runs}}\n",
-        encoding="utf-8",
-    )
+    data = f"{{source: {write_reviews(tmp_path / 'reviews.jsonl')}, split: {{validation: 0.2, test: 0.3}}}}"
+    path = write_recipe(tmp_path, tiny, "{type: text-classification}", data)
 
     def make(changes: dict[str, Any] | None = None) -> Any:
         return load_recipe(path, [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()])
@@ -417,17 +437,10 @@ def _finish(base: Path, folder: Path, approach: str, method: str) -> Any:
     from pefttune import pipeline
     from pefttune.recipe import load_recipe
 
-    write_reviews(folder / "reviews.jsonl")
-    (folder / "recipe.yaml").write_text(
-        f"task: {{type: text-classification, approach: {approach}}}\n"
-        f"base: {{source: {base}, quantization: none, dtype: float32, device: cpu}}\n"
-        f"data: {{source: {folder}/reviews.jsonl, split: {{validation: 0.2, test: 0.3}}}}\n"
-        f"adapter: {method}\n"
-        "training: {per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 2}\n"
-        f"output: {{name: tiny, store: {folder}/adapters, runs: {folder}/runs}}\n",
-        encoding="utf-8",
-    )
-    recipe, events = load_recipe(folder / "recipe.yaml"), []
+    data = f"{{source: {write_reviews(folder / 'reviews.jsonl')}, split: {{validation: 0.2, test: 0.3}}}}"
+    training = "{per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 2}"
+    task = f"{{type: text-classification, approach: {approach}}}"
+    recipe, events = load_recipe(write_recipe(folder, base, task, data, training, method)), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PEFTTUNE_CACHE", str(folder / "cache"))
         run = pipeline.run(recipe, events.append)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -12,6 +14,16 @@ from pefttune.bases import Base
 from pefttune.inference.generation import Tokens
 from pefttune.inference.sampling import Sampling
 from pefttune.tasks import Generation
+
+# Of the model's own settings those of single tokens: the language it writes, what it begins and must not go on with.
+OF_TOKENS = (
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)
 
 
 @torch.no_grad()
@@ -35,16 +47,10 @@ def written_by_transformers(
         stop_strings=list(generation.stop) or None,
         eos_token_id=sorted(ends),
         pad_token_id=pad_id,
-        # Else those of the model's own settings, which recipe and card do not tell.
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        encoder_no_repeat_ngram_size=0,
-        length_penalty=1.0,
-        early_stopping=False,
         do_sample=sampling is not None,
         **drawn,
     )
-    with torch.random.fork_rng(enabled=sampling is not None):
+    with torch.random.fork_rng(enabled=sampling is not None), _own_settings_of_tokens(base.model):
         if sampling is not None:
             torch.manual_seed(sampling.seed)
         written_BW = base.model.generate(
@@ -59,6 +65,18 @@ def written_by_transformers(
         return answers
     # BART's end is put in place of the last token allowed, whatever the model would say: that is no end.
     return [own[:-1] if 1 < len(own) == generation.max_new_tokens and own[-1] in ends else own for own in answers]
+
+
+@contextmanager
+def _own_settings_of_tokens(model: Any) -> Iterator[None]:
+    """transformers would fill in from the model's own settings what it is not told, though recipe and card do not tell
+    them either: only those of tokens are left."""
+    theirs = model.generation_config
+    model.generation_config = GenerationConfig(**{name: getattr(theirs, name) for name in OF_TOKENS})
+    try:
+        yield
+    finally:
+        model.generation_config = theirs
 
 
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pefttune.errors import BaseError, DataError
 from pefttune.tasks.prompt import ALWAYS_THE_SAME_DAY, PLACEHOLDER, special_tokens_around, text_tokens
+from pefttune.tasks.tokenizing import tokenized
 
 Message = Mapping[str, str]
 """`role` (system, user or assistant) and `content`."""
@@ -131,7 +132,7 @@ class ChatTemplate:
 
     def _tokens(self, piece: str) -> Tokens:
         """Tokens of the template's own text, special tokens recognised."""
-        return tuple(self._tokenizer(piece, add_special_tokens=False)["input_ids"])
+        return tuple(tokenized(self._tokenizer, piece, add_special_tokens=False)["input_ids"])
 
     def _end(self, piece: str) -> Tokens:
         """What follows an assistant's text, up to the first special token: there its turn ends."""

@@ -12,6 +12,7 @@ from pefttune.data import UNKNOWN, Example, Row
 from pefttune.errors import BaseError, DataError
 from pefttune.tasks.prompt import special_tokens_around, text_tokens
 from pefttune.tasks.protocol import Encoded
+from pefttune.tasks.tokenizing import tokenized
 
 SEPARATOR = "\n"  # a decoder's tokenizer knows no pairs
 Tokens = tuple[int, ...]
@@ -105,7 +106,8 @@ class PassageEncoder:
 
     def _passage(self, context: str) -> tuple[Tokens, np.ndarray, np.ndarray]:
         """Its tokens, and the places (K,) and characters (K, 2) of those that hold more than whitespace."""
-        passage = self._tokenizer(
+        passage = tokenized(
+            self._tokenizer,
             context,
             add_special_tokens=False,
             split_special_tokens=True,
@@ -136,7 +138,8 @@ def _around(tokenizer: Any, *, causal: bool) -> tuple[Tokens, Tokens, Tokens]:
     before, after = special_tokens_around(tokenizer)
     if causal:
         return before, text_tokens(tokenizer, SEPARATOR), after
-    pair, one = tokenizer("a", "a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    pair = tokenized(tokenizer, "a", "a")["input_ids"]
+    one = tokenized(tokenizer, "a", add_special_tokens=False)["input_ids"]
     between = pair[len(before) + len(one) : len(pair) - len(one) - len(after)]
     return before, tuple(between), after
 

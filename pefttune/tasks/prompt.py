@@ -13,6 +13,7 @@ from typing import Any
 from pefttune.data import Example, Row
 from pefttune.errors import BaseError, DataError
 from pefttune.tasks.protocol import Encoded
+from pefttune.tasks.tokenizing import tokenized
 
 PLACEHOLDER = "\u2402TEXT\u2403"  # survives templates that strip or escape
 # Some templates write today's date (Llama 3, gpt-oss), so an adapter would meet another prompt on every day. The line
@@ -108,7 +109,7 @@ def _one_begins_another(words: Sequence[tuple[int, ...]]) -> bool:
 
 def _tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
     """Tokens of template text, special tokens recognised, none added."""
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return tuple(tokenized(tokenizer, text, add_special_tokens=False)["input_ids"])
 
 
 def text_tokens(tokenizer: Any, text: str, *, target: bool = False) -> tuple[int, ...]:
@@ -117,7 +118,8 @@ def text_tokens(tokenizer: Any, text: str, *, target: bool = False) -> tuple[int
 
     def split(part: str) -> tuple[int, ...]:
         given = {"text_target" if target else "text": part}
-        return tuple(tokenizer(**given, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        tokens = tokenized(tokenizer, **given, add_special_tokens=False, split_special_tokens=True)
+        return tuple(tokens["input_ids"])
 
     tokens = split(text)
     special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
@@ -132,8 +134,8 @@ def text_tokens(tokenizer: Any, text: str, *, target: bool = False) -> tuple[int
 def special_tokens_around(tokenizer: Any, *, target: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What the tokenizer puts before and after every text by itself (BOS, [CLS] … [SEP], or nothing)."""
     given = {"text_target" if target else "text": "a"}
-    bare = tokenizer(**given, add_special_tokens=False)["input_ids"]
-    full = tokenizer(**given)["input_ids"]
+    bare = tokenized(tokenizer, **given, add_special_tokens=False)["input_ids"]
+    full = tokenized(tokenizer, **given)["input_ids"]
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return tuple(full[:start]), tuple(full[start + len(bare) :])
 

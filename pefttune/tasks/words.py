@@ -15,6 +15,7 @@ from pefttune.errors import BaseError, DataError
 from pefttune.tasks.prompt import special_tokens_around, text_tokens
 from pefttune.tasks.protocol import Encoded
 from pefttune.tasks.tags import classes_of, spans
+from pefttune.tasks.tokenizing import tokenized
 
 SEPARATOR = "\n"
 _LETTERS = r"[\p{L}\p{M}\p{N}_]+"
@@ -123,7 +124,8 @@ class WordEncoder:
     def _tokens(self, words: Sequence[str]) -> tuple[tuple[int, ...], dict[int, int]]:
         """The tokens of the words, and the place of the one that each word is read off. Some words have none."""
         text, places = joined(words)
-        tokens = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        how = {"split_special_tokens": True, "return_offsets_mapping": True}
+        tokens = tokenized(self._tokenizer, text, add_special_tokens=False, **how)
         starts = [start for start, _ in places]
         read_at: dict[int, int] = {}
         for place, (start, end) in enumerate(tokens["offset_mapping"]):

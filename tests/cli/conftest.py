@@ -98,6 +98,21 @@ def train(command: Callable[..., Done], shop: Shop, tmp_path: Path) -> Callable[
     return run
 
 
+@pytest.fixture
+def trained(command: Callable[..., Done], new_recipe: Any, tiny: Path, tmp_path: Path) -> Callable[..., Done]:
+    """Trains one step of any task on rows of one's own, as `mine` in the store here: `trained("{type: …}", rows)`."""
+
+    def run(task: str, rows: list[dict[str, Any]]) -> Done:
+        written = tmp_path / "train.jsonl"
+        written.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        data = f"{{source: {written}, split: {{validation: 0.2, test: 0.3}}}}"
+        done = command("train", new_recipe(tmp_path, tiny, task, data, "{max_steps: 1}", name="mine"))
+        assert done.code == 0, done.err
+        return done
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def process(shop: Shop) -> Callable[..., subprocess.Popen[str]]:
     """Starts the real command, offline and on one core: `process("list", cwd=folder)`."""

@@ -11,20 +11,9 @@ import pytest
 
 
 @pytest.mark.usefixtures("_fresh_accelerate")
-def test_a_question_is_the_same_in_every_form(command: Any, tiny: Path, tmp_path: Path) -> None:
+def test_a_question_is_the_same_in_every_form(command: Any, trained: Any, tmp_path: Path) -> None:
     rows = [{"instruction": f"Name {number}", "output": "sun"} for number in range(12)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "recipe.yaml").write_text(
-        "task: {type: text-generation, max_new_tokens: 8}\n"
-        f"base: {{source: {tiny}, quantization: none, dtype: float32, device: cpu}}\n"
-        f"data: {{source: {tmp_path}/train.jsonl, split: {{validation: 0.2, test: 0.3}}}}\n"
-        "adapter: {method: lora, r: 4}\n"
-        "training: {max_steps: 1}\n"
-        "output: {name: chat}\n",
-        encoding="utf-8",
-    )
-    done = command("train", "recipe.yaml")
-    assert done.code == 0
+    done = trained("{type: text-generation, max_new_tokens: 8}", rows)
     assert re.search(r"^validation after step 1: log_likelihood -\d\.\d{3}$", done.err, re.M), "no share, no percent"
     assert "writing with adapter" in done.err
     forms: list[dict[str, Any]] = [
@@ -35,9 +24,9 @@ def test_a_question_is_the_same_in_every_form(command: Any, tiny: Path, tmp_path
         {"messages": [{"role": "user", "content": "Name it\nsun"}, {"role": "assistant", "content": "sun"}]},
     ]
     (tmp_path / "ask.jsonl").write_text("".join(json.dumps(row) + "\n" for row in forms), encoding="utf-8")
-    predicted = command("predict", "chat", "--input", "ask.jsonl", "--json").document["predictions"]
-    [plain] = command("predict", "chat", "Name it\nsun", "--json").document["predictions"]
+    predicted = command("predict", "mine", "--input", "ask.jsonl", "--json").document["predictions"]
+    [plain] = command("predict", "mine", "Name it\nsun", "--json").document["predictions"]
     assert [row["prediction"] for row in predicted] == [plain["prediction"]] * 5
     (tmp_path / "bad.jsonl").write_text('{"question": "a"}\n{"question": ["b"]}\n', encoding="utf-8")
-    done = command("predict", "chat", "--input", "bad.jsonl")
+    done = command("predict", "mine", "--input", "bad.jsonl")
     assert "bad.jsonl:2: question must be text, not [" in done.err

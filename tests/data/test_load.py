@@ -305,16 +305,3 @@ def test_a_labelled_file_is_read_whole_and_checked_as_the_recipe_says(tmp_path: 
     path.write_text("text,score\nmiddling,0\n", encoding="utf-8")
     with pytest.raises(DataError, match="leaves out every row"):
         load_file(str(path), config, ("text", "label"), check)
-
-
-def test_rows_that_belong_together_are_split_as_one(tmp_path: Path) -> None:
-    rows = [{"text": f"passage {i % 8}", "label": str(i)} for i in range(80)]
-    source = written(tmp_path / "rows.jsonl", rows)
-    config = Data(source=source, split=Split(validation=0.125, test=0.25))
-    dataset = load(config, COLUMNS, COLUMNS, dict, together=("text",))
-    assert dataset.kept_together == ("text",)
-    assert dataset.report.rows == {"train": 50, "validation": 10, "test": 20}
-    held = [set(texts(part)) for part in (dataset.train, dataset.validation, dataset.test)]
-    assert sum(map(len, held)) == 8
-    with pytest.raises(DataError, match=r"Rows with the same text stay in one part\. (Give|Raise)"):
-        load(Data(source=written(tmp_path / "one.jsonl", rows[::8])), COLUMNS, COLUMNS, dict, together=("text",))

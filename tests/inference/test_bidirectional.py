@@ -202,18 +202,14 @@ def write_sentences(path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("_fresh_accelerate")
-def test_a_stored_adapter_says_again_what_it_learned_also_in_transformers_alone(tmp_path: Path, tiny: Path) -> None:
-    write_sentences(tmp_path / "ner.conll")
-    (tmp_path / "recipe.yaml").write_text(
-        "task: {type: token-classification, stride: 4, attention: bidirectional}\n"
-        f"base: {{source: {tiny}, quantization: none, dtype: float32, device: cpu}}\n"
-        f"data: {{source: {tmp_path}/ner.conll, max_length: 64, split: {{validation: 0.2, test: 0.3}}}}\n"
-        "adapter: {method: lora, r: 8}\n"
-        "training: {per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 12}\n"
-        f"output: {{name: tiny, store: {tmp_path}/adapters, runs: {tmp_path}/runs}}\n",
-        encoding="utf-8",
-    )
-    run = pipeline.run(load_recipe(tmp_path / "recipe.yaml"))
+def test_a_stored_adapter_says_again_what_it_learned_also_in_transformers_alone(
+    new_recipe: Any, tmp_path: Path, tiny: Path
+) -> None:
+    written = write_sentences(tmp_path / "ner.conll")
+    data = f"{{source: {written}, max_length: 64, split: {{validation: 0.2, test: 0.3}}}}"
+    training = "{per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 12}"
+    task = "{type: token-classification, stride: 4, attention: bidirectional}"
+    run = pipeline.run(load_recipe(new_recipe(tmp_path, tiny, task, data, training, "{method: lora, r: 8}")))
     assert run.comparison.adapter["f1"] > 0.95
     card = (run.folder / "README.md").read_text(encoding="utf-8")
     assert "with `num_labels=5`. Set `base.config.is_causal = False` first: its\ntokens were trained to" in card

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -308,11 +309,21 @@ def test_groups_draw_other_numbers(tiny_session: Session, monkeypatch: pytest.Mo
         ({"top_p": 2}, "top_p must be above 0 and at most 1, not 2"),
         ({"top_p": 0}, "top_p must be above 0 and at most 1, not 0"),
         ({"seed": -1}, "seed must be a whole number, 0 or more, not -1"),
+        ({"seed": 3.0}, "seed must be a whole number, 0 or more, not 3.0"),
     ],
 )
 def test_chance_that_nothing_can_be_drawn_by_is_told(values: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=re.escape(f"Sampling: {told}")):
         Sampling(**values)
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_a_seed_may_be_a_number_of_numpy(tiny_session: Session, ragged: bool) -> None:
+    add(tiny_session)
+    tiny_session.collator.ragged = ragged
+    asked = examples(tiny_session)
+    drawn = [tiny_session.generate("a", asked, sampling=Sampling(seed=seed)) for seed in (3, np.int64(3), np.uint8(3))]
+    assert drawn == drawn[:1] * 3
 
 
 def test_together_stand_as_many_as_the_cache_may_hold(tiny_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,18 +272,14 @@ def write_questions(path: Path, rows: int) -> Path:
 
 
 @pytest.mark.usefixtures("_fresh_accelerate")
-def test_a_whole_run_learns_and_gives_the_same_answers_when_opened_again(tmp_path: Path, source: Path) -> None:
-    data = write_questions(tmp_path / "qa.jsonl", 90)
-    (tmp_path / "recipe.yaml").write_text(
-        "task: {type: question-answering, stride: 8, max_answer_length: 8}\n"
-        f"base: {{source: {source}, quantization: none, dtype: float32, device: cpu}}\n"
-        f"data: {{source: {data}, max_length: 128, split: {{validation: 0.2, test: 0.2}}}}\n"
-        "adapter: {method: lora, r: 8}\n"
-        "training: {per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 8}\n"
-        f"output: {{name: tiny, store: {tmp_path}/adapters, runs: {tmp_path}/runs}}\n",
-        encoding="utf-8",
-    )
-    run = pipeline.run(load_recipe(tmp_path / "recipe.yaml"))
+def test_a_whole_run_learns_and_gives_the_same_answers_when_opened_again(
+    new_recipe: Any, tmp_path: Path, source: Path
+) -> None:
+    written = write_questions(tmp_path / "qa.jsonl", 90)
+    data = f"{{source: {written}, max_length: 128, split: {{validation: 0.2, test: 0.2}}}}"
+    training = "{per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 8}"
+    task = "{type: question-answering, stride: 8, max_answer_length: 8}"
+    run = pipeline.run(load_recipe(new_recipe(tmp_path, source, task, data, training, "{method: lora, r: 8}")))
     metrics = run.comparison.adapter
     assert {"has_answer_f1", "no_answer_accuracy"} <= set(metrics)
     assert metrics["f1"] > max(other["f1"] for other in run.comparison.others.values())

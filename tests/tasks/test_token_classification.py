@@ -287,19 +287,13 @@ def by_peft_alone(base: Path, folder: Path, prompt: tuple[int, ...]) -> torch.Te
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks for it
 @pytest.mark.usefixtures("_fresh_accelerate")
-def test_a_whole_run_learns_and_its_adapter_is_pefts_own(tmp_path: Path, source: Path) -> None:
+def test_a_whole_run_learns_and_its_adapter_is_pefts_own(new_recipe: Any, tmp_path: Path, source: Path) -> None:
     lines = ["\n".join(f"{word}\t{tag}" for word, tag in zip(*sentence(number), strict=True)) for number in range(80)]
     (tmp_path / "ner.conll").write_text("\n\n".join(lines), encoding="utf-8")
-    (tmp_path / "recipe.yaml").write_text(
-        "task: {type: token-classification, stride: 4}\n"
-        f"base: {{source: {source}, quantization: none, dtype: float32, device: cpu}}\n"
-        f"data: {{source: {tmp_path}/ner.conll, max_length: 128, split: {{validation: 0.2, test: 0.3}}}}\n"
-        "adapter: {method: lora, r: 8}\n"
-        "training: {per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 12}\n"
-        f"output: {{name: tiny, store: {tmp_path}/adapters, runs: {tmp_path}/runs}}\n",
-        encoding="utf-8",
-    )
-    run = pipeline.run(load_recipe(tmp_path / "recipe.yaml"))
+    data = f"{{source: {tmp_path}/ner.conll, max_length: 128, split: {{validation: 0.2, test: 0.3}}}}"
+    training = "{per_device_train_batch_size: 8, learning_rate: 1e-2, num_train_epochs: 12}"
+    task = "{type: token-classification, stride: 4}"
+    run = pipeline.run(load_recipe(new_recipe(tmp_path, source, task, data, training, "{method: lora, r: 8}")))
     assert run.comparison.adapter["f1"] > 0.95
     assert set(run.comparison.others) == {"each word its commonest tag"}
 

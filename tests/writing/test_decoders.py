@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-WORDS = ["sun", "cat", "dog", "sea", "tree", "moon"]
-
-
-def write_data(folder: Path, kind: str) -> Path:
-    path = folder / f"{kind}.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        for number in range(40):
-            word = WORDS[number % 6]
-            long = f"About the {word}, number {number}. More of it."
-            rows = {
-                "summarization": {"document": long, "summary": [f"{word} {number}", word]},
-                "text-generation": {
-                    "messages": [
-                        {"role": "user", "content": f"Hello {number}"},
-                        {"role": "assistant", "content": "Hi"},
-                        {"role": "user", "content": long},
-                        {"role": "assistant", "content": f"#### {word}"},
-                    ]
-                },
-            }
-            file.write(json.dumps(rows[kind]) + "\n")
-    return path
-
 
 @pytest.fixture
-def recipe_of_kind(tiny: Path, tmp_path: Path) -> Any:
+def recipe_of_kind(new_recipe: Any, rows_of: Any, tiny: Path, tmp_path: Path) -> Any:
     from pefttune.recipe import load_recipe
 
     def make(kind: str, *overrides: str) -> Any:
-        data = write_data(tmp_path, kind)
-        path = tmp_path / f"{kind}.yaml"
-        path.write_text(
-            f"task: {{type: {kind}, max_new_tokens: 8}}\n"
-            f"base: {{source: {tiny}, quantization: none, dtype: float32, device: cpu}}\n"
-            f"data: {{source: {data}, split: {{validation: 0.2, test: 0.3}}}}\n"
-            "adapter: {method: lora, r: 4, layers: top-1}\n"
-            "training: {per_device_train_batch_size: 8, learning_rate: 1e-1, num_train_epochs: 6}\n"
-            f"output: {{name: {kind}, store: {tmp_path}/adapters, runs: {tmp_path}/runs}}\n",
-            encoding="utf-8",
-        )
-        return load_recipe(path, list(overrides))
+        task = f"{{type: {kind}, max_new_tokens: 8}}"
+        data = f"{{source: {rows_of(tmp_path, kind)}, split: {{validation: 0.2, test: 0.3}}}}"
+        training = "{per_device_train_batch_size: 8, learning_rate: 1e-1, num_train_epochs: 6}"
+        adapter = "{method: lora, r: 4, layers: top-1}"
+        return load_recipe(new_recipe(tmp_path, tiny, task, data, training, adapter, name=kind), list(overrides))
 
     return make
 
