@@ -72,6 +72,32 @@ def test_rows_that_are_dropped_are_not_looked_at(examined: Any, tmp_path: Path) 
     assert ("warning", "cut") in checks(report)
 
 
+QUESTION = {"question": "who?", "context": "Ada wrote notes. " * 20, "answers": {"text": ["Ada"], "answer_start": [0]}}
+LONG = "one long line. " * 20
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [
+        ({"type": "question-answering", "stride": 8}, QUESTION),
+        ({"type": "token-classification", "stride": 8}, {"tokens": LONG.split(), "tags": ["B-X"] * 60}),
+        ({"type": "summarization", "max_new_tokens": 8}, {"document": LONG, "summary": "line"}),
+        ({"type": "text-generation", "max_new_tokens": 8}, {"prompt": LONG, "completion": LONG}),
+    ],
+    ids=lambda value: value.get("type", ""),
+)
+def test_every_task_measures_rows_beyond_the_limit(
+    examined: Any, tmp_path: Path, task: dict[str, Any], values: dict[str, Any]
+) -> None:
+    text = next(name for name in ("context", "document", "prompt", "tokens") if name in values)
+    with (tmp_path / "reviews.jsonl").open("w") as file:
+        for number in range(60):
+            own = f"{values[text]} {number}" if isinstance(values[text], str) else [*values[text][:-1], str(number)]
+            file.write(json.dumps({**values, text: own}) + "\n")
+    report = examined(task=task, data__max_length=128)
+    assert all(part.lengths.longest > 300 for part in report.parts.values())
+
+
 class Page(html.parser.HTMLParser):
     """Opened and closed tags, and the text between."""
 
