@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pefttune.data import Row
 from pefttune.data.faults import RowFault
+from pefttune.data.hints import shortened
 from pefttune.errors import DataError
 
 
@@ -16,6 +18,19 @@ def checked_text(value: Any, column: str = "text") -> str:
     if not (text := value.strip()):
         raise RowFault(column, "is empty")
     return text
+
+
+def checked_label(value: Any) -> str:
+    """The name of a class: text without space around it, or a number. Raises RowFault for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with one missing holds floats
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise RowFault("label", "is empty")
+    if not isinstance(value, str | int | float):
+        raise RowFault("label", f"must be text or a number, not {shortened(value)}")
+    if not (label := str(value).strip()):
+        raise RowFault("label", "is empty")
+    return label
 
 
 def checked_row_text(row: Row, column: str) -> str:

@@ -40,6 +40,9 @@ def rows(*labels: str) -> list[Row]:
         ({"text": " \n\t ", "label": "a"}, "text", "is empty"),
         ({"text": "x", "label": None}, "label", "is empty"),
         ({"text": "x", "label": ""}, "label", "is empty"),
+        ({"text": "x", "label": math.nan}, "label", "is empty"),
+        ({"text": "x", "label": ["negative"]}, "label", "must be text or a number, not ['negative']"),
+        ({"text": "x", "label": {"positive": 1}}, "label", "must be text or a number, not {'positive': 1}"),
         ({"text": "x", "label": "positve"}, "label", "'positve' is not one of negative, positive; did you mean 'pos"),
         ({"text": "x", "label": "?"}, "label", "'?' is not one of negative, positive"),
     ],
@@ -54,7 +57,14 @@ def test_rows_that_cannot_be_used_are_told(values: dict[str, Any], column: str, 
 def test_good_rows_are_cleaned() -> None:
     assert task_of().check({"text": " a film\n", "label": 1}) == {"text": "a film", "label": "1"}
     assert task_of().check({"text": "a film"}) == {"text": "a film"}  # to predict, no label is needed
-    assert task_of().check({"text": "a", "label": 0})["label"] == "0"  # a zero is a label, not an empty one
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(0, "0"), (1.0, "1"), (0.5, "0.5"), (True, "True"), (" pos ", "pos"), ("0.0", "0.0")],
+)
+def test_a_label_is_text_or_a_number(value: Any, label: str) -> None:
+    assert task_of().check({"text": "a", "label": value})["label"] == label
 
 
 def test_labels_are_those_of_the_training_rows_sorted_or_as_given() -> None:
