@@ -15,7 +15,7 @@ from pefttune.data.faults import RowFault
 from pefttune.data.hints import shortened
 from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
-from pefttune.tasks.checks import checked_label, checked_text
+from pefttune.tasks.checks import checked_label, checked_text, refuse_unlearned
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
 if TYPE_CHECKING:
@@ -92,12 +92,10 @@ class MultiLabel:
 
     def with_labels_of(self, train: Sequence[Row], held_out: Sequence[Row]) -> MultiLabel:
         """The task with its labels settled from the training rows. Raises DataError."""
-        seen = Counter(label for row in train for label in row.values["label"])
+        seen = {label for row in train for label in row.values["label"]}
         if not seen:
             raise DataError("no training row has a label: there is nothing to learn. Is `data.columns` right?")
-        for row in held_out:
-            if strange := [label for label in row.values["label"] if label not in seen]:
-                raise DataError(f"{row.origin}: label {strange[0]!r} stands in no training row")
+        refuse_unlearned("label", self.kinds, train, held_out)
         labels = self.labels or sorted(seen)
         if len(labels) < 2:
             raise DataError(f"there is only the label {labels[0]!r}: name it and its absence, as two single labels")

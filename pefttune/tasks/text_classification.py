@@ -14,7 +14,7 @@ from pefttune.data.faults import RowFault
 from pefttune.errors import BaseError, DataError
 from pefttune.recipe import tasks as sections
 from pefttune.tasks.calibration import calibration_error
-from pefttune.tasks.checks import checked_label, checked_text
+from pefttune.tasks.checks import checked_label, checked_text, refuse_unlearned
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
 if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
@@ -104,9 +104,7 @@ class TextClassification:
                 f"every training row has the label {only!r}: with one class there is nothing to learn. "
                 "Is `data.columns` right, and is the file sorted or filtered by label?"
             )
-        for row in held_out:
-            if row.values["label"] not in seen:
-                raise DataError(f"{row.origin}: label {row.values['label']!r} stands in no training row")
+        refuse_unlearned("label", self.kinds, train, held_out)
         return dataclasses.replace(self, labels=labels)
 
     def with_labels(self, labels: Sequence[str]) -> TextClassification:

@@ -80,8 +80,21 @@ def test_one_class_is_nothing_to_learn() -> None:
 
 
 def test_a_held_out_label_that_nobody_learns_is_told_with_its_row() -> None:
-    with pytest.raises(DataError, match=r"f\.csv:3: label 'c' stands in no training row"):
+    with pytest.raises(
+        DataError, match=r"^1 held-out row has in the task's column `label` .*:\n  'c' in f\.csv:3\nGive"
+    ):
         task_of().with_labels_of(rows("a", "b"), rows("a", "c"))
+
+
+def test_held_out_labels_that_nobody_learns_are_counted() -> None:
+    held_out = rows(*"acccc", *map(str, range(20)))
+    with pytest.raises(DataError) as raised:
+        task_of().with_labels_of(rows("a", "b"), held_out)
+    first, *lines, mend = str(raised.value).splitlines()
+    assert first.startswith("24 held-out rows have in the task's column `label` what no training row has")
+    assert lines[:2] == ["  'c' in f.csv:3, f.csv:4, f.csv:5 …", "  '0' in f.csv:7"]
+    assert (len(lines), lines[-1]) == (11, "  and 11 more")
+    assert "join it with another class" in mend
 
 
 def prediction(label: str, probability: float, labels: tuple[str, ...]) -> tasks.Classified:
