@@ -11,6 +11,7 @@ from typing import Any
 
 from pefttune.data.faults import RowFault
 from pefttune.data.hints import listed, shortened
+from pefttune.data.text import is_blank
 
 Messages = list[dict[str, str]]
 _Values = Mapping[str, Any]
@@ -76,7 +77,7 @@ def _reply(row: _Values, column: str) -> Messages:
 def _text(value: Any, column: str) -> str:
     if not isinstance(value, str):
         raise RowFault(column, f"must be text, not {shortened(value)}")
-    if not value.strip():
+    if is_blank(value):
         raise RowFault(column, "is empty")
     return value
 
@@ -117,7 +118,7 @@ def _turn(message: Any, column: str, turn: str) -> dict[str, str]:
     text = _joined(content)
     if text is None:
         raise RowFault(column, f"{turn} must be text, or a list of parts of text, not {shortened(content)}")
-    if not text.strip():
+    if is_blank(text):
         raise RowFault(column, f"{turn} is empty")
     return {"role": _ROLES[role], "content": text}
 

@@ -9,6 +9,7 @@ from typing import Any
 from pefttune.data import Row
 from pefttune.data.faults import SHOWN, RowFault
 from pefttune.data.hints import shortened
+from pefttune.data.text import is_blank
 from pefttune.errors import DataError
 
 NAMED = 3  # rows of each kind that a message names
@@ -18,9 +19,9 @@ def checked_text(value: Any, column: str = "text") -> str:
     """The text without space around it. Raises RowFault when there is none."""
     if not isinstance(value, str):
         raise RowFault(column, f"is {type(value).__name__}, not text")
-    if not (text := value.strip()):
+    if is_blank(value):
         raise RowFault(column, "is empty")
-    return text
+    return value.strip()
 
 
 def checked_label(value: Any) -> str:
@@ -31,9 +32,9 @@ def checked_label(value: Any) -> str:
         raise RowFault("label", "is empty")
     if not isinstance(value, str | int | float):
         raise RowFault("label", f"must be text or a number, not {shortened(value)}")
-    if not (label := str(value).strip()):
+    if is_blank(label := str(value)):
         raise RowFault("label", "is empty")
-    return label
+    return label.strip()
 
 
 def checked_row_text(row: Row, column: str) -> str:

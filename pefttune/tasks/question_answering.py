@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from pefttune.data import UNKNOWN, Row
 from pefttune.data.faults import RowFault, RowMended
 from pefttune.data.hints import shortened
+from pefttune.data.text import is_blank
 from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
 from pefttune.tasks.checks import refuse_unlearned
@@ -263,6 +264,6 @@ def _words(text: str) -> list[str]:
 def _text(column: str, value: Any) -> str:
     if not isinstance(value, str):
         raise RowFault(column, f"is {type(value).__name__}, not text")
-    if not value.strip():
+    if is_blank(value):
         raise RowFault(column, "is empty")
     return value

@@ -77,7 +77,7 @@ def test_wrong_labels_are_told(many: tasks.Task, value: Any, message: str) -> No
         many.check({"text": "x", "label": value})
 
 
-@pytest.mark.parametrize("value", ["much", None, True, float("nan"), "inf", -100])
+@pytest.mark.parametrize("value", ["much", None, True, float("nan"), "inf", 10**400, -100])
 def test_what_is_no_number_is_told(number: tasks.Task, value: Any) -> None:
     with pytest.raises(RowFault, match=r"not a number|not known"):
         number.check({"text": "x", "label": value})
@@ -87,6 +87,12 @@ def test_labels_may_be_numbers_and_are_counted() -> None:
     task = task_of("multi_label_classification")
     rows = [Row(task.check({"text": "x", "label": label}), "") for label in ([0], [0, 1], [3, 1.0])]
     assert doctor.classes.count_kinds(task, rows) == {"0": 2, "1": 2, "3": 1}
+
+
+@pytest.mark.parametrize("value", [1e300, "-1e19", 2 * 10**18])
+def test_numbers_whose_squares_overflow_are_told(number: tasks.Task, value: Any) -> None:
+    with pytest.raises(RowFault, match="the squared error has no place in float32; scale the labels"):
+        number.check({"text": "x", "label": value})
 
 
 def test_numbers_may_be_text(number: tasks.Task) -> None:

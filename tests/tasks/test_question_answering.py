@@ -51,6 +51,7 @@ def values_with(text: str, start: int) -> dict[str, Any]:
     [
         ({"question": "", "context": CONTEXT}, "question", "is empty"),
         ({"question": "\n ", "context": CONTEXT}, "question", "is empty"),
+        ({"question": "\u200b", "context": CONTEXT}, "question", "is empty"),
         ({"question": None, "context": CONTEXT}, "question", "is NoneType, not text"),
         ({"question": "who?", "context": " \t"}, "context", "is empty"),
         ({"question": "who?", "context": ["a"]}, "context", "is list, not text"),

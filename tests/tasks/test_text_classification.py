@@ -38,7 +38,9 @@ def rows(*labels: str) -> list[Row]:
         ({"text": ["x"], "label": "a"}, "text", "is list, not text"),
         ({"text": "", "label": "a"}, "text", "is empty"),
         ({"text": " \n\t ", "label": "a"}, "text", "is empty"),
+        ({"text": "\u200b\ufeff \u2060", "label": "a"}, "text", "is empty"),  # nothing that can be seen
         ({"text": "x", "label": None}, "label", "is empty"),
+        ({"text": "x", "label": "\u200b"}, "label", "is empty"),
         ({"text": "x", "label": ""}, "label", "is empty"),
         ({"text": "x", "label": math.nan}, "label", "is empty"),
         ({"text": "x", "label": ["negative"]}, "label", "must be text or a number, not ['negative']"),
