@@ -65,7 +65,7 @@ FORMS: dict[str, dict[tuple[str, ...], Form]] = {
     },
     "context": {("review", "human_ans_indices"): answers.context_of_subjqa},
     "messages": CONVERSATIONS,
-    "reply": {columns: partial(messages.reply, form=form) for columns, form in CONVERSATIONS.items()},
+    "reply": {(first,): partial(messages.reply, column=first, form=form) for (first,), form in CONVERSATIONS.items()},
     "summary": {("summary",): _summaries, ("summary1",): _numbered_summaries},
     "document": {("document",): _document},
 }
