@@ -98,6 +98,19 @@ def test_every_task_measures_rows_beyond_the_limit(
     assert all(part.lengths.longest > 300 for part in report.parts.values())
 
 
+def test_answers_that_were_mended_are_told(examined: Any, tmp_path: Path) -> None:
+    with (tmp_path / "reviews.jsonl").open("w") as file:
+        for number in range(60):
+            answers = {"text": ["wrote"], "answer_start": [2 if number % 2 else 4]}
+            file.write(json.dumps({**QUESTION, "context": f"Ada wrote note {number}.", "answers": answers}) + "\n")
+    report = examined(task={"type": "question-answering", "stride": 8})
+    [finding] = [finding for finding in report.findings if finding.check == "mended"]
+    assert (finding.level, finding.rows) == ("note", 30)
+    assert finding.where[0] == (
+        "reviews.jsonl:2, column `answers`: 'wrote' stands at character 4 of the context, not 2"
+    )
+
+
 class Page(html.parser.HTMLParser):
     """Opened and closed tags, and the text between."""
 
