@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 CHANGED_ROWS_SHOWN = 3
 TEXT_WIDTH = 90
+JUDGED = {"better": "better", "worse": "worse", "unclear": "not clearly different"}
 
 
 def print_comparison(comparison: Comparison, rows: str = "held-out rows") -> None:
@@ -25,11 +26,10 @@ def print_comparison(comparison: Comparison, rows: str = "held-out rows") -> Non
     out.print(table)
     level = percent(comparison.confidence_level)
     for difference in comparison.differences:
-        verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "not clearly different"
         out.print(
             f"against {difference.against}: {points(difference.difference)} points "
             f"({level} interval {points(difference.low)} to {points(difference.high)}, "
-            f"sign test p {difference.sign_test_p:.2g}): {verdict}; "
+            f"sign test p {difference.sign_test_p:.2g}): {JUDGED[difference.judgement]}; "
             f"{difference.fixed} rows better, {difference.broken} worse",
             soft_wrap=True,
         )

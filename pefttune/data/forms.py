@@ -10,6 +10,7 @@ from typing import Any
 from pefttune.data import answers, messages
 from pefttune.data.faults import RowFault
 from pefttune.data.hints import shortened
+from pefttune.data.text import is_blank
 
 Form = Callable[[Mapping[str, Any]], Any]
 """A row to a column's value. Raises RowFault; the row has the task's names for what `data.columns` renames."""
@@ -41,7 +42,7 @@ def _texts(column: str, values: list[Any]) -> list[str]:
     for value in values:
         if not isinstance(value, str):
             raise RowFault(column, f"must be text or a list of texts, not {shortened(value)}")
-        if not value.strip():
+        if is_blank(value):
             raise RowFault(column, "is empty")
     if not values:
         raise RowFault(column, "is empty")
@@ -64,7 +65,7 @@ FORMS: dict[str, dict[tuple[str, ...], Form]] = {
     },
     "context": {("review", "human_ans_indices"): answers.context_of_subjqa},
     "messages": CONVERSATIONS,
-    "reply": {columns: partial(messages.reply, form=form) for columns, form in CONVERSATIONS.items()},
+    "reply": {(first,): partial(messages.reply, column=first, form=form) for (first,), form in CONVERSATIONS.items()},
     "summary": {("summary",): _summaries, ("summary1",): _numbered_summaries},
     "document": {("document",): _document},
 }

@@ -55,7 +55,8 @@ def load_file(source: str, config: DataConfig, columns: Sequence[str], check: Ch
     rows = tuple(checking.good(read_source(source, config, checking.bad.add)))
     checking.bad.stop_if_too_many()
     if not rows:
-        raise DataError(f"{source}: `data.label_bins` leaves out every row")
+        left_out, broken = checking.left_out, checking.bad.total
+        raise DataError(f"{source}: no row is left: {left_out} lie in no bin of `data.label_bins`, {broken} are broken")
     return rows
 
 

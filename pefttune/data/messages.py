@@ -11,17 +11,24 @@ from typing import Any
 
 from pefttune.data.faults import RowFault
 from pefttune.data.hints import listed, shortened
+from pefttune.data.text import is_blank
 
 Messages = list[dict[str, str]]
 _Values = Mapping[str, Any]
 
 _ROLES = {name: name for name in ("system", "user", "assistant")} | {"human": "user", "gpt": "assistant"}
 _TOOLS = ("tool", "function", "function_call", "observation", "ipython")
-_UNREAD = ("tool_calls", "function_call", "weight")  # what would change the training if it were read
+_PAIRS = [("role", "content"), ("from", "value")]
+# What would change the training if it were read, of a turn and of a row.
+_UNREAD = ("tool_calls", "function_call", "weight", "train", "loss", "reasoning_content", "thinking", "images", "tools")
+_UNREAD_COLUMNS = ("tools", "images")
+REPLIES = {"instruction": "output", "prompt": "completion", "question": "answer"}
+"""The column that holds the reply, by the one that holds what the user says."""
 
 
 def from_messages(row: _Values) -> Messages:
     """OpenAI's form, `role` and `content`, or ShareGPT's, `from` and `value`; a text is one turn of the user."""
+    _refuse_unread(row)
     if isinstance(row["messages"], str):
         return [{"role": "user", "content": _text(row["messages"], "messages")}]
     return _ordered(_turns(row, "messages"), "messages")
@@ -29,6 +36,7 @@ def from_messages(row: _Values) -> Messages:
 
 def from_conversations(row: _Values) -> Messages:
     """ShareGPT's column, with a `system` column where there is one."""
+    _refuse_unread(row)
     system, messages = _system(row), _ordered(_turns(row, "conversations"), "conversations")
     if system and messages[0]["role"] == "system":
         raise RowFault("system", "is there, but the conversation begins with a system message of its own")
@@ -36,15 +44,20 @@ def from_conversations(row: _Values) -> Messages:
 
 
 def from_instruction(row: _Values) -> Messages:
-    """Alpaca's columns: `input` follows the instruction on a new line; `history` holds pairs of earlier turns."""
+    """Alpaca's columns: `input` follows the instruction on a new line; `history` holds pairs of earlier turns. Dolly
+    calls the input `context` and the output `response`."""
+    _refuse_unread(row)
     asked = _text(row["instruction"], "instruction")
-    if row.get("input"):
-        asked += f"\n{_text(row['input'], 'input')}"
-    return [*_system(row), *_history(row), {"role": "user", "content": asked}, *_reply(row, "output")]
+    for column in ("input", "context"):
+        if row.get(column):
+            asked += f"\n{_text(row[column], column)}"
+    output = "output" if row.get("response") is None else "response"
+    return [*_system(row), *_history(row), {"role": "user", "content": asked}, *_reply(row, output)]
 
 
 def from_prompt(row: _Values) -> Messages:
     """TRL's `prompt` and `completion`: both text, or both lists of messages."""
+    _refuse_unread(row, "context")
     if not isinstance(row["prompt"], list):
         return [{"role": "user", "content": _text(row["prompt"], "prompt")}, *_reply(row, "completion")]
     asked = _ordered(_turns(row, "prompt"), "prompt")
@@ -53,15 +66,32 @@ def from_prompt(row: _Values) -> Messages:
 
 def from_question(row: _Values) -> Messages:
     """`question` and `answer`, as GSM8K has them."""
+    _refuse_unread(row, "context")
     return [{"role": "user", "content": _text(row["question"], "question")}, *_reply(row, "answer")]
 
 
-def reply(row: _Values, form: Callable[[_Values], Messages]) -> str:
-    """What the assistant says last in the conversation that `form` reads."""
+def reply(row: _Values, column: str, form: Callable[[_Values], Messages]) -> str:
+    """What the assistant says last in the conversation that `form` reads out of `column` and others."""
     last = form(row)[-1]
-    if last["role"] != "assistant":
-        raise RowFault("messages", "ends with the user's turn: there is no reply to it")
-    return last["content"]
+    if last["role"] == "assistant":
+        return last["content"]
+    own = REPLIES.get(column)
+    if own is None and isinstance(row[column], str):
+        raise RowFault(column, "is text, so the user's turn alone: learned are lists of messages that end with a reply")
+    if own is None or isinstance(row[column], list):
+        raise RowFault(column, f"ends with the {last['role']}'s turn: there is no reply to it")
+    if own in row:
+        raise RowFault(own, "is empty: there is no reply to learn")
+    there = f"there are {listed(row)}; say which one is the task's `reply` under `data.columns`"
+    raise RowFault(own, f"is missing, so there is no reply to learn: {there}")
+
+
+def _refuse_unread(row: _Values, *more: str) -> None:
+    for column in (*_UNREAD_COLUMNS, *more):
+        if row.get(column) not in (None, [], "", "[]"):
+            raise RowFault(
+                column, "is not read here, and would change the training: write it into a turn, or leave the column out"
+            )
 
 
 def _system(row: _Values) -> Messages:
@@ -76,7 +106,7 @@ def _reply(row: _Values, column: str) -> Messages:
 def _text(value: Any, column: str) -> str:
     if not isinstance(value, str):
         raise RowFault(column, f"must be text, not {shortened(value)}")
-    if not value.strip():
+    if is_blank(value):
         raise RowFault(column, "is empty")
     return value
 
@@ -100,15 +130,16 @@ def _turns(row: _Values, column: str) -> Messages:
 
 
 def _turn(message: Any, column: str, turn: str) -> dict[str, str]:
-    pairs = [("role", "content"), ("from", "value")]
-    found = [pair for pair in pairs if isinstance(message, Mapping) and message.keys() >= set(pair)]
-    if not found:
+    found = [pair for pair in _PAIRS if isinstance(message, Mapping) and message.keys() >= set(pair)]
+    if len(found) > 1:  # where rows of both kinds are in one file, the other pair of each is null
+        found = [pair for pair in found if message[pair[0]] is not None]
+    if len(found) != 1:
         raise RowFault(
             column, f"{turn} must have `role` and `content`, or `from` and `value`, not {shortened(message)}"
         )
     role, content = (message[key] for key in found[0])
     for key in _UNREAD:
-        if message.get(key) not in (None, [], 1):
+        if message.get(key) not in (None, [], "", 1):
             raise RowFault(column, f"{turn} has `{key}`, which is not read here: leave it out")
     if role in _TOOLS:
         raise RowFault(column, f"{turn} is a tool's (`{role}`); only those of system, user and assistant are read here")
@@ -117,7 +148,7 @@ def _turn(message: Any, column: str, turn: str) -> dict[str, str]:
     text = _joined(content)
     if text is None:
         raise RowFault(column, f"{turn} must be text, or a list of parts of text, not {shortened(content)}")
-    if not text.strip():
+    if is_blank(text):
         raise RowFault(column, f"{turn} is empty")
     return {"role": _ROLES[role], "content": text}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import IO
 
@@ -22,3 +23,8 @@ def fault_in(text: str) -> str | None:
         byte = ord(text[error.start]) - 0xDC00
         return f"byte 0x{byte:02x} at character {error.start + 1} is not UTF-8; save the file as UTF-8"
     return None
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of the text can be seen: there are only spaces, controls and characters without width."""
+    return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)

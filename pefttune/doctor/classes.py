@@ -1,4 +1,4 @@
-"""Classes: those that are missing, too rare to be learned, or uneven."""
+"""Classes: those that are missing, too rare to be learned, uneven, or hardly told apart by their names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kinds_of(task: Task, counts: Iterable[Counter[str]]) -> list[str]:
 
 
 def check_classes(case: Case) -> Iterator[Finding]:
-    """Classes without rows, with few, and uneven ones."""
+    """Classes without rows, with few, uneven ones, and those of nearly one name."""
     counts = {part: count for part, rows in case.rows.items() if (count := count_kinds(case.task, rows)) is not None}
     train = counts.get(TRAIN)
     if not train:
@@ -42,10 +42,21 @@ def check_classes(case: Case) -> Iterator[Finding]:
     if few := [f"{kind} ({train[kind]})" for kind in kinds if 0 < train[kind] < FEW]:
         told = f"fewer than {FEW} training rows are of the class {_listed(few)}"
         yield found("rare-class", "warning", told, "Give more rows of it, or join it with another class.")
+    for names in _alike(kinds):
+        told = f"the classes {' and '.join(map(repr, names))} are the same but for case or spaces"
+        yield found("alike-classes", "warning", told, "They are learned as different ones: write them in one way.")
     most, least = max(kinds, key=lambda kind: train[kind]), min(filter(train.get, kinds), key=lambda kind: train[kind])
     if train[most] >= UNEVEN * train[least]:
         told = f"{most!r} is {train[most] / train[least]:.1f} times as frequent in training rows as {least!r}"
         yield found("uneven-classes", "note", told, "Look at macro-F1 and at each class, not at accuracy alone.")
+
+
+def _alike(kinds: Iterable[str]) -> list[list[str]]:
+    """Kinds that are written in several ways."""
+    ways: dict[str, list[str]] = {}
+    for kind in kinds:
+        ways.setdefault("".join(kind.casefold().split()), []).append(kind)
+    return [names for names in ways.values() if len(names) > 1]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from pefttune.doctor.answers import (
 from pefttune.doctor.case import PARTS, TRAIN, Case
 from pefttune.doctor.classes import check_classes, count_kinds, kinds_of
 from pefttune.doctor.drawing import show
-from pefttune.doctor.finding import LEVELS, Finding, found
+from pefttune.doctor.finding import LEVELS, ROWS_NAMED, Finding, found
 from pefttune.doctor.leaks import check_leaks
 from pefttune.doctor.lengths import check_lengths, measure
 from pefttune.doctor.prompts import (
@@ -109,6 +109,10 @@ def _of_reading(rows: Dataset) -> Iterator[Finding]:
     if report.bad_rows:
         told = f"{len(report.bad_rows):,} broken rows are skipped (data.max_bad_rows)"
         yield found("broken", "warning", told, "Mend them.", [str(bad) for bad in report.bad_rows])
+    if report.mended:
+        told = f"{report.mended:,} rows had a fault that could be mended"
+        named = tuple(str(row) for row in report.mended_rows[:ROWS_NAMED])
+        yield Finding("mended", "note", told, "See whether the right place was taken.", named, report.mended)
     if report.left_out_by_bins:
         yield found(
             "no-bin", "note", f"{report.left_out_by_bins:,} rows lie in no bin of data.label_bins and are left out"

@@ -14,6 +14,7 @@ from pefttune.tasks import Task
 
 WITH_ADAPTER = "with adapter"
 RESAMPLES_AT_ONCE = 100  # memory: so many times the number of rows
+FEWEST = 6  # rows that differ, below which no sign test comes to p < 0.05, and of which a bootstrap knows too little
 Primary = Callable[[np.ndarray], np.ndarray]
 
 
@@ -34,6 +35,13 @@ class Difference:
     sign_test_p: float
     fixed: int
     broken: int
+
+    @property
+    def judgement(self) -> str:
+        """`better` or `worse` where the interval leaves out zero and enough rows differ, else `unclear`."""
+        if self.fixed + self.broken < FEWEST:
+            return "unclear"
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "unclear"
 
 
 @dataclass(frozen=True)

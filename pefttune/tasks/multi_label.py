@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttune.data import UNKNOWN, Row
 from pefttune.data.faults import RowFault
+from pefttune.data.hints import shortened
 from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
-from pefttune.tasks.checks import checked_text
+from pefttune.tasks.checks import checked_label, checked_text, refuse_unlearned
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pefttune.tasks.head import Head
+
+_FLAGS = {"0", "1", "False", "True"}
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,13 @@ class MultiLabel:
         return checked
 
     def _labels(self, value: Any) -> list[str]:
-        parts = value.split(",") if isinstance(value, str) else value
+        parts = _parts(value) if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
             raise RowFault("label", f"is {type(value).__name__}, not a list of labels or words joined by commas")
-        labels = sorted({str(part).strip() for part in parts} - {""})
+        names = [checked_label(part) for part in parts if not isinstance(part, str) or part.strip()]
+        labels = sorted({*names})
+        if len(labels) < len(names) and {*labels} <= _FLAGS:
+            raise RowFault("label", f"is {shortened(value)}, a flag for each label: name those that the row has")
         for label in labels:
             if self.labels and label not in self.labels:
                 raise RowFault("label", f"{label!r} is not one of {', '.join(self.labels)}")
@@ -84,12 +92,10 @@ class MultiLabel:
 
     def with_labels_of(self, train: Sequence[Row], held_out: Sequence[Row]) -> MultiLabel:
         """The task with its labels settled from the training rows. Raises DataError."""
-        seen = Counter(label for row in train for label in row.values["label"])
+        seen = {label for row in train for label in row.values["label"]}
         if not seen:
             raise DataError("no training row has a label: there is nothing to learn. Is `data.columns` right?")
-        for row in held_out:
-            if strange := [label for label in row.values["label"] if label not in seen]:
-                raise DataError(f"{row.origin}: label {strange[0]!r} stands in no training row")
+        refuse_unlearned("label", self.kinds, train, held_out)
         labels = self.labels or sorted(seen)
         if len(labels) < 2:
             raise DataError(f"there is only the label {labels[0]!r}: name it and its absence, as two single labels")
@@ -186,9 +192,25 @@ class MultiLabel:
         """Its labels."""
         return ", ".join(row.values["label"]) or "none"
 
+    def kinds(self, row: Row) -> tuple[str, ...]:
+        """Its labels: what rows are counted by (`pefttune.doctor.Counts`)."""
+        return tuple(row.values["label"])
+
     def target_name(self, target: float) -> str:
         """Whether one of the labels is right; each label has a mark of its own."""
         return "yes" if target else "no"
 
     def zero_shot(self) -> None:
         """None: a head cannot be asked before it is trained."""
+
+
+def _parts(value: str) -> list[Any]:
+    """Words joined by commas, or the JSON that a list is in a CSV file."""
+    if not re.fullmatch(r"\s*\[.*\]\s*", value, re.DOTALL):
+        return value.split(",")
+    try:
+        parts: list[Any] = json.loads(value)
+    except (ValueError, RecursionError):
+        told = f'{shortened(value)} is no list in JSON, such as ["a", "b"]; words joined by commas will do as well'
+        raise RowFault("label", told) from None
+    return parts

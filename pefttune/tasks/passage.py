@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,6 @@ class PassageEncoder:
                 f"task.stride: in windows of data.max_length = {max_length} tokens, of which the question may take "
                 f"a quarter, an overlap of {stride} leaves no room for anything new; lower the one or raise the other"
             )
-        # Every window takes its marks from here: in a large data set, a mark of its own for each token is gigabytes.
-        self._marks = tuple((position, UNKNOWN) for position in range(max_length))
 
     def __call__(self, row: Row) -> Encoded:
         """The windows of the passage. Only a question that takes more than a quarter of one is cut, at its end."""
@@ -73,7 +72,7 @@ class PassageEncoder:
             lead = self._lead(question, ids[start:end])
             low, high = map(int, np.searchsorted(place_K, (start, end)))
             positions = [len(lead) - 1 if self._causal else 0, *(place_K[low:high] + (len(lead) - start)).tolist()]
-            marks = [self._marks[position] for position in positions]
+            marks = [_unlabelled(position) for position in positions]
             if held is not None and (label := _label(held, range(low, high))):
                 mark, target = label
                 marks[mark] = (positions[mark], target)
@@ -154,6 +153,12 @@ def _not_blank(passage: str, offsets: Sequence[Span]) -> tuple[np.ndarray, np.nd
             places.append(place)
             spans.append((start, start + len(inner)))
     return np.array(places, np.int32), np.array(spans, np.int32).reshape(-1, 2)
+
+
+@cache
+def _unlabelled(position: int) -> tuple[int, int]:
+    """The mark that all windows share: in a large data set, one of its own for each token is gigabytes."""
+    return position, UNKNOWN
 
 
 def _held_by(row: Row, characters_K2: np.ndarray) -> range | None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from pefttune.data import UNKNOWN, Row
 from pefttune.data.faults import RowFault, RowMended
 from pefttune.data.hints import shortened
+from pefttune.data.text import is_blank
 from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
+from pefttune.tasks.checks import refuse_unlearned
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
 if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
@@ -111,9 +113,7 @@ class QuestionAnswering:
         if answered == {False}:
             raise DataError("no training row has an answer, so there is nothing to learn. Is `data.columns` right?")
         if answered == {True}:
-            for row in held_out:
-                if not row.values["answers"]["text"]:
-                    raise DataError(f"{row.origin}: there is no answer, but every training row has one")
+            refuse_unlearned("answers", self.kinds, train, held_out)
             return self
         return dataclasses.replace(self, labels=(ANSWER, NO_ANSWER))
 
@@ -264,6 +264,6 @@ def _words(text: str) -> list[str]:
 def _text(column: str, value: Any) -> str:
     if not isinstance(value, str):
         raise RowFault(column, f"is {type(value).__name__}, not text")
-    if not value.strip():
+    if is_blank(value):
         raise RowFault(column, "is empty")
     return value

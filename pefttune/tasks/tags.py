@@ -91,7 +91,7 @@ def likeliest(chances_WC: np.ndarray) -> np.ndarray:
 
 def _parts(number: int, tag: Any) -> tuple[str, str]:
     """Prefix and kind of a tag; that of O is empty."""
-    match = _TAG.fullmatch(tag) if isinstance(tag, str) else None
+    match = _TAG.fullmatch(tag.strip()) if isinstance(tag, str) else None
     if match is None:
         known = "O, or B-, I-, L-, U-, E- or S- and a kind"
         raise RowFault("tags", f"word {number} has the tag {shortened(tag)}; a tag is {known}")

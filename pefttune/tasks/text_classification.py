@@ -14,7 +14,7 @@ from pefttune.data.faults import RowFault
 from pefttune.errors import BaseError, DataError
 from pefttune.recipe import tasks as sections
 from pefttune.tasks.calibration import calibration_error
-from pefttune.tasks.checks import checked_text
+from pefttune.tasks.checks import checked_label, checked_text, refuse_unlearned
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
 if TYPE_CHECKING:  # torch is imported when a batch is scored, so that bad data fails first
@@ -84,9 +84,7 @@ class TextClassification:
         return checked
 
     def _label(self, value: Any) -> str:
-        if value is None or not str(value).strip():
-            raise RowFault("label", "is empty")
-        label = str(value).strip()
+        label = checked_label(value)
         if self.labels and label not in self.labels:
             close = difflib.get_close_matches(label, self.labels, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -106,9 +104,7 @@ class TextClassification:
                 f"every training row has the label {only!r}: with one class there is nothing to learn. "
                 "Is `data.columns` right, and is the file sorted or filtered by label?"
             )
-        for row in held_out:
-            if row.values["label"] not in seen:
-                raise DataError(f"{row.origin}: label {row.values['label']!r} stands in no training row")
+        refuse_unlearned("label", self.kinds, train, held_out)
         return dataclasses.replace(self, labels=labels)
 
     def with_labels(self, labels: Sequence[str]) -> TextClassification:

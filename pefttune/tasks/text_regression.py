@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttune.data import UNKNOWN, Row
 from pefttune.data.faults import RowFault
+from pefttune.data.hints import shortened
 from pefttune.errors import DataError
 from pefttune.tasks.checks import checked_text
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pefttune.tasks.head import Head
+
+LARGEST = 1e18  # the squares of hundreds of such numbers can still be summed in float32
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,12 @@ def _number(value: Any) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
     if not math.isfinite(number):
-        raise RowFault("label", f"is {value!r}, not a number")
+        raise RowFault("label", f"is {shortened(value)}, not a number")
+    if abs(number) > LARGEST:
+        raise RowFault("label", f"is {number:g}, of which the squared error has no place in float32; scale the labels")
     if number == UNKNOWN:
         raise RowFault("label", f"is {UNKNOWN}, which stands for a number that is not known; scale or shift the labels")
     return number

@@ -16,6 +16,7 @@ from pefttune.data.hints import shortened
 from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
 from pefttune.tasks.calibration import calibration_error
+from pefttune.tasks.checks import refuse_unlearned
 from pefttune.tasks.protocol import Encoder, Piece, ScoredBatch
 from pefttune.tasks.tags import OUTSIDE, Span, as_iob2, classes_of, likeliest, spans
 from pefttune.tasks.words import joined, split
@@ -151,12 +152,10 @@ class TokenClassification:
 
         Raises DataError when these have no entity, or a held-out row has a kind that none of them has.
         """
-        seen = {kind for row in train for kind in _kinds(row)}
+        seen = {kind for row in train for kind in self.kinds(row)}
         if not seen:
             raise DataError("no training row has an entity, so there is nothing to learn. Is `data.columns` right?")
-        for row in held_out:
-            if strange := _kinds(row) - seen:
-                raise DataError(f"{row.origin}: an entity of kind {min(strange)!r} stands in no training row")
+        refuse_unlearned("tags", self.kinds, train, held_out)
         return dataclasses.replace(self, labels=self.labels or tuple(sorted(seen)))
 
     def with_labels(self, labels: Sequence[str]) -> TokenClassification:
@@ -293,10 +292,6 @@ def _tagged(row: Row, tags: Sequence[str], probabilities: Sequence[float], unrea
 
 def _in_few_words(entities: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"{text} ({kind})" for kind, text in entities) or NOTHING
-
-
-def _kinds(row: Row) -> set[str]:
-    return {tag[2:] for tag in row.values["tags"]} - {""}
 
 
 def _product(probabilities: Sequence[float]) -> float:

@@ -162,7 +162,11 @@ SHARED_TALK = shared(("system", "be kind"), ("human", "hi"), ("gpt", "hello"), (
         ({"prompt": "hi"}, turns("hi")),
         ({"prompt": TALK[:4], "completion": TALK[4:]}, TALK),
         ({"prompt": turns("hi")}, turns("hi")),
+        ({"instruction": "add", "context": "1 1", "response": "2"}, turns("add\n1 1", "2")),
         ({"question": "hi", "answer": "hello"}, turns("hi", "hello")),
+        ({"question": "hi", "context": "", "tools": [], "images": None}, turns("hi")),
+        ({"messages": [{"role": "user", "content": "hi", "from": None, "value": None}]}, turns("hi")),
+        ({"messages": [{"role": "user", "content": "hi", "train": True, "reasoning_content": ""}]}, turns("hi")),
         ({"question": "hi"}, turns("hi")),
         ({"messages": turns("hi"), "prompt": "other", "question": "another"}, turns("hi")),
     ],
@@ -172,6 +176,7 @@ def test_messages(row: dict[str, Any], messages: Any) -> None:
 
 
 ORDER = "should be: after a system message at most, user and assistant take turns"
+UNREAD = "is not read here, and would change the training: write it into a turn, or leave the column out"
 NO_TURN = "must have `role` and `content`, or `from` and `value`, not "
 
 
@@ -216,6 +221,22 @@ NO_TURN = "must have `role` and `content`, or `from` and `value`, not "
             {"messages": [*turns("hi"), {"role": "assistant", "content": "no", "weight": 0}]},
             "messages: turn 2 has `weight`, which is not read here: leave it out",
         ),
+        (
+            {"messages": [*turns("hi"), {"role": "assistant", "content": "no", "train": False}]},
+            "messages: turn 2 has `train`, which is not read here: leave it out",
+        ),
+        (
+            {"messages": [*turns("hi"), {"role": "assistant", "content": "4", "reasoning_content": "2+2"}]},
+            "messages: turn 2 has `reasoning_content`, which is not read here: leave it out",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "hi", "from": "human", "value": "ho"}]},
+            f"messages: turn 1 {NO_TURN}{{'role': 'user', 'content': 'hi', 'from': 'human', 'value': …",
+        ),
+        ({"messages": TALK, "tools": [{"name": "add"}]}, f"tools: {UNREAD}"),
+        ({"conversations": SHARED_TALK, "images": ["a.png"]}, f"images: {UNREAD}"),
+        ({"question": "who?", "context": "Ada.", "answer": "Ada"}, f"context: {UNREAD}"),
+        ({"prompt": "who?", "context": "Ada.", "completion": "Ada"}, f"context: {UNREAD}"),
         ({"messages": turns("hi") * 2}, f"messages: turn 2 is the user's, where the assistant's {ORDER}"),
         ({"messages": turns("hi", "hello")[1:]}, f"messages: turn 1 is the assistant's, where the user's {ORDER}"),
         ({"messages": [*turns("hi"), *TALK]}, f"messages: turn 2 is the system's, where the assistant's {ORDER}"),
@@ -255,6 +276,29 @@ NO_TURN = "must have `role` and `content`, or `from` and `value`, not "
 )
 def test_messages_that_are_none(row: dict[str, Any], message: str) -> None:
     assert fault(row, "messages") == message
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": TALK[:4]}, "messages: ends with the user's turn: there is no reply to it"),
+        ({"messages": TALK[:1]}, "messages: ends with the system's turn: there is no reply to it"),
+        ({"conversations": SHARED_TALK[:4]}, "conversations: ends with the user's turn: there is no reply to it"),
+        (
+            {"messages": '[{"role": "user"}]'},
+            "messages: is text, so the user's turn alone: learned are lists of messages that end with a reply",
+        ),
+        ({"instruction": "x", "output": None}, "output: is empty: there is no reply to learn"),
+        (
+            {"prompt": "x", "chosen": "y", "rejected": "z"},
+            "completion: is missing, so there is no reply to learn: there are `prompt`, `chosen`, `rejected`; say "
+            "which one is the task's `reply` under `data.columns`",
+        ),
+        ({"prompt": TALK[:2], "completion": None}, "prompt: ends with the user's turn: there is no reply to it"),
+    ],
+)
+def test_conversations_without_a_reply(row: dict[str, Any], message: str) -> None:
+    assert fault(row, "reply") == message
 
 
 # Documents and summaries

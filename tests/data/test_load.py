@@ -302,6 +302,7 @@ def test_a_labelled_file_is_read_whole_and_checked_as_the_recipe_says(tmp_path: 
     config = Data(source="unused.csv", columns={"label": "score"}, label_bins=bins)
     rows = load_file(str(path), config, ("text", "label"), check)
     assert [(row.values["label"], row.origin) for row in rows] == [("good", "more.csv:2"), ("bad", "more.csv:4")]
-    path.write_text("text,score\nmiddling,0\n", encoding="utf-8")
-    with pytest.raises(DataError, match="leaves out every row"):
+    path.write_text("text,score\nmiddling,0\n,2\n", encoding="utf-8")
+    config = config.model_copy(update={"max_bad_rows": 1})
+    with pytest.raises(DataError, match=r"no row is left: 1 lie in no bin of `data.label_bins`, 1 are broken"):
         load_file(str(path), config, ("text", "label"), check)

@@ -72,6 +72,45 @@ def test_rows_that_are_dropped_are_not_looked_at(examined: Any, tmp_path: Path) 
     assert ("warning", "cut") in checks(report)
 
 
+QUESTION = {"question": "who?", "context": "Ada wrote notes. " * 20, "answers": {"text": ["Ada"], "answer_start": [0]}}
+LONG = "one long line. " * 20
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [
+        ({"type": "question-answering", "stride": 8}, QUESTION),
+        ({"type": "token-classification", "stride": 8}, {"tokens": LONG.split(), "tags": ["B-X"] * 60}),
+        ({"type": "summarization", "max_new_tokens": 8}, {"document": LONG, "summary": "line"}),
+        ({"type": "text-generation", "max_new_tokens": 8}, {"prompt": LONG, "completion": LONG}),
+    ],
+    ids=lambda value: value.get("type", ""),
+)
+def test_every_task_measures_rows_beyond_the_limit(
+    examined: Any, tmp_path: Path, task: dict[str, Any], values: dict[str, Any]
+) -> None:
+    text = next(name for name in ("context", "document", "prompt", "tokens") if name in values)
+    with (tmp_path / "reviews.jsonl").open("w") as file:
+        for number in range(60):
+            own = f"{values[text]} {number}" if isinstance(values[text], str) else [*values[text][:-1], str(number)]
+            file.write(json.dumps({**values, text: own}) + "\n")
+    report = examined(task=task, data__max_length=128)
+    assert all(part.lengths.longest > 300 for part in report.parts.values())
+
+
+def test_answers_that_were_mended_are_told(examined: Any, tmp_path: Path) -> None:
+    with (tmp_path / "reviews.jsonl").open("w") as file:
+        for number in range(60):
+            answers = {"text": ["wrote"], "answer_start": [2 if number % 2 else 4]}
+            file.write(json.dumps({**QUESTION, "context": f"Ada wrote note {number}.", "answers": answers}) + "\n")
+    report = examined(task={"type": "question-answering", "stride": 8})
+    [finding] = [finding for finding in report.findings if finding.check == "mended"]
+    assert (finding.level, finding.rows) == ("note", 30)
+    assert finding.where[0] == (
+        "reviews.jsonl:2, column `answers`: 'wrote' stands at character 4 of the context, not 2"
+    )
+
+
 class Page(html.parser.HTMLParser):
     """Opened and closed tags, and the text between."""
 

@@ -37,6 +37,15 @@ def test_few_is_fewer_than_five(case_of: Any, rows: int) -> None:
     assert ("rare-class" in told(check_classes, case_of(train))) == (rows == 4)
 
 
+def test_classes_that_are_written_in_two_ways(case_of: Any) -> None:
+    train = [(f"text {i}", ("Good", "good", "so so", "So  so", "bad")[i % 5]) for i in range(25)]
+    findings = check_classes(case_of(train, labels=("Good", "So  so", "bad", "good", "so so")))
+    assert [(each.check, each.level, each.what) for each in findings] == [
+        ("alike-classes", "warning", "the classes 'Good' and 'good' are the same but for case or spaces"),
+        ("alike-classes", "warning", "the classes 'So  so' and 'so so' are the same but for case or spaces"),
+    ]
+
+
 class Entities:
     """A task of which a row holds several kinds, and whose labels are tags of them."""
 

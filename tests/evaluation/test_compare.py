@@ -47,6 +47,13 @@ def test_a_difference_by_hand() -> None:
     assert found.low <= found.difference <= found.high
 
 
+@pytest.mark.parametrize(("rows", "judged"), [(1, "unclear"), (5, "unclear"), (6, "better")])
+def test_too_few_rows_that_differ_are_judged_unclear(rows: int, judged: str) -> None:
+    ours, theirs = right([True] * rows), right([False] * rows)
+    found = paired_difference("base", ours, theirs, TASK.primary_of, 200, 0.95, 0)
+    assert (found.low, found.judgement) == (1.0, judged)  # the interval alone leaves out zero
+
+
 def test_the_interval_is_that_of_resampled_rows() -> None:
     # A resampled row loses with 0.1, is as before with 0.4, gains with 0.5. The sum of ten, exactly:
     chances = np.ones(1)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, r2_score
 
-from pefttune import pipeline, tasks
+from pefttune import doctor, pipeline, tasks
 from pefttune.data import Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError, RecipeError
@@ -42,7 +42,15 @@ def number() -> tasks.Task:
 
 
 @pytest.mark.parametrize(
-    ("value", "labels"), [("red, blue", ["blue", "red"]), (["red", "red"], ["red"]), ("", []), ([], [])]
+    ("value", "labels"),
+    [
+        ("red, blue", ["blue", "red"]),
+        (["red", "red"], ["red"]),
+        ("", []),
+        ([], []),
+        ('["red", "blue"]', ["blue", "red"]),  # as a list is written in CSV
+        ("[]", []),
+    ],
 )
 def test_labels_come_as_a_list_or_joined_by_commas(many: tasks.Task, value: Any, labels: list[str]) -> None:
     assert many.check({"text": " x ", "label": value}) == {"text": "x", "label": labels}
@@ -54,6 +62,14 @@ def test_labels_come_as_a_list_or_joined_by_commas(many: tasks.Task, value: Any,
         ("red,pink", "'pink' is not one of blue, green, red"),
         (3, "is int, not a list of labels or words"),
         (None, "is NoneType, not a list"),
+        ([None], "is empty"),
+        ([["red"]], r"must be text or a number, not \['red'\]"),
+        ([{"red": 1}], r"must be text or a number, not \{'red': 1\}"),
+        ("['red', 'blue']", "is no list in JSON"),
+        ([1, 0, 1], r"is \[1, 0, 1\], a flag for each label: name those that the row has"),
+        ([0.0, 0.0], "a flag for each label"),
+        ([True, False, False], "a flag for each label"),
+        ("0,0,1", "a flag for each label"),
     ],
 )
 def test_wrong_labels_are_told(many: tasks.Task, value: Any, message: str) -> None:
@@ -61,9 +77,21 @@ def test_wrong_labels_are_told(many: tasks.Task, value: Any, message: str) -> No
         many.check({"text": "x", "label": value})
 
 
-@pytest.mark.parametrize("value", ["much", None, True, float("nan"), "inf", -100])
+@pytest.mark.parametrize("value", ["much", None, True, float("nan"), "inf", 10**400, -100])
 def test_what_is_no_number_is_told(number: tasks.Task, value: Any) -> None:
     with pytest.raises(RowFault, match=r"not a number|not known"):
+        number.check({"text": "x", "label": value})
+
+
+def test_labels_may_be_numbers_and_are_counted() -> None:
+    task = task_of("multi_label_classification")
+    rows = [Row(task.check({"text": "x", "label": label}), "") for label in ([0], [0, 1], [3, 1.0])]
+    assert doctor.classes.count_kinds(task, rows) == {"0": 2, "1": 2, "3": 1}
+
+
+@pytest.mark.parametrize("value", [1e300, "-1e19", 2 * 10**18])
+def test_numbers_whose_squares_overflow_are_told(number: tasks.Task, value: Any) -> None:
+    with pytest.raises(RowFault, match="the squared error has no place in float32; scale the labels"):
         number.check({"text": "x", "label": value})
 
 
@@ -74,7 +102,7 @@ def test_numbers_may_be_text(number: tasks.Task) -> None:
 def test_nothing_to_learn_is_told(many: tasks.Task, number: tasks.Task) -> None:
     with pytest.raises(DataError, match="no training row has a label"):
         many.with_labels_of([Row({"text": "x", "label": []}, "1")], [])
-    with pytest.raises(DataError, match="f:2: label 'red' stands in no training row"):
+    with pytest.raises(DataError, match=r"column `label` what no training row has.*\n  'red' in f:2\n"):
         many.with_labels_of([Row({"label": ["blue"]}, "f:1")], [Row({"label": ["red"]}, "f:2")])
     with pytest.raises(DataError, match="there is only the label 'blue'"):
         task_of("multi_label_classification").with_labels_of([Row({"label": ["blue"]}, "f:1")], [])

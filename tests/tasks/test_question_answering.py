@@ -51,6 +51,7 @@ def values_with(text: str, start: int) -> dict[str, Any]:
     [
         ({"question": "", "context": CONTEXT}, "question", "is empty"),
         ({"question": "\n ", "context": CONTEXT}, "question", "is empty"),
+        ({"question": "\u200b", "context": CONTEXT}, "question", "is empty"),
         ({"question": None, "context": CONTEXT}, "question", "is NoneType, not text"),
         ({"question": "who?", "context": " \t"}, "context", "is empty"),
         ({"question": "who?", "context": ["a"]}, "context", "is list, not text"),
@@ -110,7 +111,9 @@ def test_whether_there_can_be_no_answer_is_learned_from_the_training_rows() -> N
     assert task.with_labels_of([answered, unanswered], [answered]).labels == ("answer", "no answer")
     with pytest.raises(DataError, match="no training row has an answer"):
         task.with_labels_of([unanswered], [answered])
-    with pytest.raises(DataError, match=r"qa\.jsonl:7: there is no answer, but every training row has one"):
+    with pytest.raises(
+        DataError, match=r"in the task's column `answers` what no training row has.*\n  'no answer' in qa\.jsonl:7\n"
+    ):
         task.with_labels_of([answered], [answered, unanswered])
 
 

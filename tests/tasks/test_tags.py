@@ -29,6 +29,10 @@ def test_tags_of_each_scheme_are_read(scheme: str, tags: str, iob2: str) -> None
     assert as_iob2(tags.split()) == iob2.split()
 
 
+def test_space_around_a_tag_is_no_part_of_its_kind() -> None:
+    assert as_iob2(["B-PER ", " I-PER\t", "O "]) == ["B-PER", "I-PER", "O"]
+
+
 BROKEN = "is in has no end, which L- or E- would be"
 
 

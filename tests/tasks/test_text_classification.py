@@ -38,8 +38,13 @@ def rows(*labels: str) -> list[Row]:
         ({"text": ["x"], "label": "a"}, "text", "is list, not text"),
         ({"text": "", "label": "a"}, "text", "is empty"),
         ({"text": " \n\t ", "label": "a"}, "text", "is empty"),
+        ({"text": "\u200b\ufeff \u2060", "label": "a"}, "text", "is empty"),  # nothing that can be seen
         ({"text": "x", "label": None}, "label", "is empty"),
+        ({"text": "x", "label": "\u200b"}, "label", "is empty"),
         ({"text": "x", "label": ""}, "label", "is empty"),
+        ({"text": "x", "label": math.nan}, "label", "is empty"),
+        ({"text": "x", "label": ["negative"]}, "label", "must be text or a number, not ['negative']"),
+        ({"text": "x", "label": {"positive": 1}}, "label", "must be text or a number, not {'positive': 1}"),
         ({"text": "x", "label": "positve"}, "label", "'positve' is not one of negative, positive; did you mean 'pos"),
         ({"text": "x", "label": "?"}, "label", "'?' is not one of negative, positive"),
     ],
@@ -54,7 +59,14 @@ def test_rows_that_cannot_be_used_are_told(values: dict[str, Any], column: str, 
 def test_good_rows_are_cleaned() -> None:
     assert task_of().check({"text": " a film\n", "label": 1}) == {"text": "a film", "label": "1"}
     assert task_of().check({"text": "a film"}) == {"text": "a film"}  # to predict, no label is needed
-    assert task_of().check({"text": "a", "label": 0})["label"] == "0"  # a zero is a label, not an empty one
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(0, "0"), (1.0, "1"), (0.5, "0.5"), (True, "True"), (" pos ", "pos"), ("0.0", "0.0")],
+)
+def test_a_label_is_text_or_a_number(value: Any, label: str) -> None:
+    assert task_of().check({"text": "a", "label": value})["label"] == label
 
 
 def test_labels_are_those_of_the_training_rows_sorted_or_as_given() -> None:
@@ -70,8 +82,21 @@ def test_one_class_is_nothing_to_learn() -> None:
 
 
 def test_a_held_out_label_that_nobody_learns_is_told_with_its_row() -> None:
-    with pytest.raises(DataError, match=r"f\.csv:3: label 'c' stands in no training row"):
+    with pytest.raises(
+        DataError, match=r"^1 held-out row has in the task's column `label` .*:\n  'c' in f\.csv:3\nGive"
+    ):
         task_of().with_labels_of(rows("a", "b"), rows("a", "c"))
+
+
+def test_held_out_labels_that_nobody_learns_are_counted() -> None:
+    held_out = rows(*"acccc", *map(str, range(20)))
+    with pytest.raises(DataError) as raised:
+        task_of().with_labels_of(rows("a", "b"), held_out)
+    first, *lines, mend = str(raised.value).splitlines()
+    assert first.startswith("24 held-out rows have in the task's column `label` what no training row has")
+    assert lines[:2] == ["  'c' in f.csv:3, f.csv:4, f.csv:5 …", "  '0' in f.csv:7"]
+    assert (len(lines), lines[-1]) == (11, "  and 11 more")
+    assert "join it with another class" in mend
 
 
 def prediction(label: str, probability: float, labels: tuple[str, ...]) -> tasks.Classified:

@@ -17,7 +17,7 @@ from pefttune.evaluation.report.curves import curves
 from pefttune.evaluation.report.examples import galleries
 from pefttune.evaluation.report.findings import Findings
 from pefttune.evaluation.report.spending import spending
-from pefttune.evaluation.report.verdict import judgement, verdict
+from pefttune.evaluation.report.verdict import verdict
 from pefttune.recipe.document import dump
 
 TEMPLATE = "report.html.jinja"
@@ -70,7 +70,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (wording.percent, wording.points, wording.amount, wording.size, wording.duration, judgement)
+    filters = (wording.percent, wording.points, wording.amount, wording.size, wording.duration)
     environment.filters |= {function.__name__: function for function in filters}
     environment.globals["bounds"] = wording.bounds
     return environment

@@ -21,14 +21,9 @@ class Verdict:
     sentences: tuple[str, ...]
 
 
-def judgement(difference: Difference) -> str:
-    """`better` or `worse` where the interval leaves out zero, else `unclear`."""
-    return "better" if difference.low > 0 else "worse" if difference.high < 0 else "unclear"
-
-
 def verdict(comparison: Comparison, intervals: Mapping[str, tuple[float, float]]) -> Verdict:
     """What comes of all differences; the last is that to the baseline."""
-    judged = [(judgement(difference), _told(comparison, difference)) for difference in comparison.differences]
+    judged = [(difference.judgement, _told(comparison, difference)) for difference in comparison.differences]
     groups = {kind: [name for found, name in judged if found == kind] for kind in WORDS}
     headline = "; ".join(f"{WORDS[kind]} {' and '.join(names)}" for kind, names in groups.items() if names)
     reached = f"{percent(comparison.adapter[comparison.primary])} {comparison.shown[comparison.primary]}"
@@ -50,5 +45,8 @@ def _told(comparison: Comparison, difference: Difference) -> str:
 def _gap(difference: Difference, told: str, sure: str) -> str:
     gap = f"{abs(100 * difference.difference):.1f} points {'above' if difference.difference >= 0 else 'below'} {told}"
     span = f"{sure} interval {points(difference.low)} to {points(difference.high)} points"
-    why = "" if judgement(difference) != "unclear" else ", which holds zero"
-    return f"{gap} ({span}{why})"
+    if difference.judgement != "unclear":
+        return f"{gap} ({span})"
+    if difference.low <= 0 <= difference.high:
+        return f"{gap} ({span}, which holds zero)"
+    return f"{gap} ({span}, but of too few rows that differ)"

@@ -13,10 +13,10 @@ from pefttune.evaluation.report.wording import duration
 BETTER, UNCLEAR, WORSE = (0.1, 0.05, 0.15), (0.02, -0.01, 0.05), (-0.1, -0.15, -0.05)
 
 
-def said(*differences: tuple[float, float, float]) -> Any:
+def said(*differences: tuple[float, float, float], rows: int = 9) -> Any:
     names = ("base, zero-shot", "always 'a'")[-len(differences) :]
     found = tuple(
-        Difference(name, 0.5, difference, low, high, 0.01, 9, 1)
+        Difference(name, 0.5, difference, low, high, 0.01, rows, 1)
         for name, (difference, low, high) in zip(names, differences, strict=True)
     )
     metrics = {"accuracy": 0.6}
@@ -54,6 +54,13 @@ def test_the_sentences_bear_it_out() -> None:
         "That is 2.0 points above the base, zero-shot (95 % interval −1.0 to +5.0 points, which holds zero) and "
         "10.0 points below the baseline (always 'a') (95 % interval −15.0 to −5.0 points)."
     )
+
+
+def test_too_few_rows_are_told() -> None:
+    found = said(BETTER, rows=4)
+    assert (found.tone, found.headline) == ("unclear", "Not clearly better than the baseline (always 'a')")
+    told = found.sentences[1].replace("\u00a0", " ")
+    assert told.endswith("(95 % interval +5.0 to +15.0 points, but of too few rows that differ).")
 
 
 @pytest.mark.parametrize(
