@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import secrets
@@ -36,13 +37,24 @@ class _Output(io.FileIO):
             return super().write(data)
 
 
+def _refuse_other_than_a_file(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if os.path.lexists(path) and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a device, a pipe or another thing that is no file")
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `target` when the block ends well and vanishes when it does not.
 
-    Folders are made. Raises StorageError when it cannot be written; `target` is then what it was.
+    Folders are made, and a link is followed. Raises StorageError when it cannot be written, or something stands there
+    that is no file; `target` is then what it was.
     """
     with storage_errors(target):
+        if target.is_symlink():
+            target = Path(os.path.realpath(target))
+        _refuse_other_than_a_file(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         raw = _Output(target, "xb")
     try:

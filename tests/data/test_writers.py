@@ -106,6 +106,25 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"file", "a.csv"}
 
 
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real.jsonl").write_text("old")
+    for link in ("a.jsonl", "b.jsonl"):
+        (tmp_path / link).symlink_to("real.jsonl" if link == "a.jsonl" else "new.jsonl")
+        write_rows(tmp_path / link, [{"a": 1}])
+        assert (tmp_path / link).is_symlink()
+    assert (tmp_path / "real.jsonl").read_text() == (tmp_path / "new.jsonl").read_text() == '{"a": 1}\n'
+
+
+def test_what_is_no_file_is_left_as_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    for name in ("pipe.jsonl", "loop.jsonl"):
+        with pytest.raises(StorageError, match=r"could not be written: it is a device, a pipe or another thing"):
+            write_rows(tmp_path / name, [{"a": 1}])
+    assert (tmp_path / "pipe.jsonl").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["loop.jsonl", "pipe.jsonl"]
+
+
 def test_a_new_file_has_the_usual_mode_and_folder(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.jsonl"
     write_rows(path, [{"a": 1}])
