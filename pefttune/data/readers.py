@@ -195,15 +195,15 @@ def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
 
 # CSV and TSV
 
-_Record = tuple[int, list[str] | str]  # line, and the fields or what is wrong
+_Record = tuple[int, list[str] | str]  # line, and the fields (none in a blank line) or what is wrong
 
 
 def _csv(path: Path, column_names: Sequence[str] | None) -> _Rows:
     with open_text(path, newline="") as file:
-        yield from _table(path, _csv_records(file), column_names)
+        yield from _table(path, _csv_records(path, file), column_names)
 
 
-def _csv_records(file: IO[str]) -> Iterator[_Record]:
+def _csv_records(path: Path, file: IO[str]) -> Iterator[_Record]:
     csv.field_size_limit(FIELD_CHARACTERS)  # the module's own limit is 128 KiB, less than a long document
     reader = csv.reader(file, strict=True)
     while True:
@@ -213,24 +213,33 @@ def _csv_records(file: IO[str]) -> Iterator[_Record]:
         except StopIteration:
             return
         except csv.Error as error:
+            if reader.line_num > line:  # rows may be among these lines: as one broken row they would vanish uncounted
+                raise DataError(
+                    f"{path}: broken CSV from line {line} to line {reader.line_num}: {error}. A quote opens there and "
+                    'is not closed as it should be; inside of a quoted field a quote is doubled (""). Mend the quotes.'
+                ) from error
             yield line, f"broken CSV: {error}"
-            continue
-        if fields:
+        else:
             yield line, fields
 
 
 def _tsv(path: Path, column_names: Sequence[str] | None) -> _Rows:
     with open_text(path, newline="\n") as file:
-        records = (
-            (number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(file, 1) if line.strip("\r\n")
-        )
-        yield from _table(path, records, column_names)
+        lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(file, 1))
+        yield from _table(path, ((number, line.split("\t") if line else []) for number, line in lines), column_names)
 
 
 def _table(path: Path, records: Iterator[_Record], column_names: Sequence[str] | None) -> _Rows:
     header = list(column_names) if column_names is not None else _header(path, records)
     _check_names(path, header)
+    blank: list[int] = []  # lines without a character since the last row
     for line, record in records:
+        if not record:
+            blank.append(line)
+            continue
+        if len(header) == 1:  # of one column, such a line is a row whose field is empty, but not at the file's end
+            yield from (Row({header[0]: ""}, f"{path.name}:{number}") for number in blank)
+        blank.clear()
         yield _row(f"{path.name}:{line}", header, record)
 
 
@@ -240,7 +249,7 @@ def _check_names(path: Path, names: list[str]) -> None:
 
 
 def _header(path: Path, records: Iterator[_Record]) -> list[str]:
-    line, record = next(records, (1, []))
+    line, record = next((each for each in records if each[1]), (1, []))
     fault = record if isinstance(record, str) else fault_in("".join(record))
     if fault:
         raise DataError(f"{path.name}:{line}: {fault}")

@@ -73,6 +73,8 @@ def _tsv(file: BinaryIO, rows: Iterator[_Values], _: Path) -> None:
 
 def _tsv_line(number: int, cells: list[str]) -> bytes:
     line = "\t".join(cells)
+    if not line:
+        raise DataError(f"Row {number} is one empty field, which in TSV is no row: write CSV or JSONL")
     if line.count("\t") != len(cells) - 1 or "\n" in line or "\r" in line:
         raise DataError(f"Row {number} has a tab or a line break in a field, which TSV cannot hold: write CSV or JSONL")
     return f"{line}\n".encode()

@@ -65,6 +65,17 @@ def test_tsv_takes_quotes_and_stray_returns_as_they_are(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_blank_line_of_one_column_is_a_row_but_at_the_end(tmp_path: Path, ending: str) -> None:
+    rows = rows_of(tmp_path / f"a.{ending}", b"\ntext\nfoo\n\n\r\nbar\n\n\n")
+    assert [(row.values["text"], row.origin) for row in rows] == [
+        ("foo", f"a.{ending}:3"),
+        ("", f"a.{ending}:4"),
+        ("", f"a.{ending}:5"),
+        ("bar", f"a.{ending}:6"),
+    ]
+
+
 def test_long_csv_field(tmp_path: Path) -> None:
     long = "x" * 200_000  # the csv module's own limit is 131,072
     assert rows_of(tmp_path / "a.csv", f"text\n{long}\n".encode())[0].values == {"text": long}
@@ -78,7 +89,7 @@ ROW_FAULTS = [
     ("a.json", b'[{"a": 1}, "b"]', 'a.json:2: not an object with columns, but "b"'),
     ("a.csv", b"a,b\n1\n", "a.csv:2: 1 fields, where the columns are 2: `a`, `b`"),
     ("a.csv", b'a,b\n1,2\n"x"y,2\n', "a.csv:3: broken CSV: ',' expected after '\"'"),
-    ("a.csv", b'a,b\n1,2\n"x,2\n3,4\n', "a.csv:3: broken CSV: unexpected end of data"),
+    ("a.csv", b'a,b\n1,2\n"x,2\n', "a.csv:3: broken CSV: unexpected end of data"),
     (
         "a.csv",
         b"a,b\n1,2\n1,caf\xe9\n",
@@ -109,6 +120,12 @@ def test_reading_goes_on_after_a_broken_row(tmp_path: Path) -> None:
     assert [each.origin for each in bad] == ["a.csv:2", "a.csv:4"]
 
 
+OPEN_QUOTE = (
+    'A quote opens there and is not closed as it should be; inside of a quoted field a quote is doubled (""). '
+    "Mend the quotes."
+)
+
+
 def test_column_names_for_a_file_with_a_header(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^a\.csv:1: a header line, not a row \(with `data\.column_names`"):
         rows_of(tmp_path / "a.csv", b"a,b\n1,2\n", column_names=("a", "b"))
@@ -123,6 +140,16 @@ def test_column_names_for_a_file_with_a_header(tmp_path: Path) -> None:
         ("a.tsv", b"\n", "{path} has no rows"),
         ("a.csv", b"a,b,a\n1,2,3\n", "{path}: more than one column is called `a`"),
         ("a.csv", b"caf\xe9\n1\n", "a.csv:1: byte 0xe9 at character 4 is not UTF-8; save the file as UTF-8"),
+        (
+            "a.csv",
+            b'a,b\n1,2\n"x,2\n3,4\n"y,5\n6,7\n',
+            "{path}: broken CSV from line 3 to line 5: ',' expected after '\"'. " + OPEN_QUOTE,
+        ),
+        (
+            "a.csv",
+            b'a,b\n1,2\n"x,2\n3,4\n',
+            "{path}: broken CSV from line 3 to line 4: unexpected end of data. " + OPEN_QUOTE,
+        ),
         ("a.csv", b'"a"b,c\n1,2\n', "a.csv:1: broken CSV: ',' expected after '\"'"),
         (
             "a.json",

@@ -132,9 +132,15 @@ def test_a_new_file_has_the_usual_mode_and_folder(tmp_path: Path) -> None:
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\rb"])
-def test_tsv_refuses_what_it_cannot_hold(tmp_path: Path, text: str) -> None:
-    with pytest.raises(DataError, match=r"^Row 2 has a tab or a line break in a field, which TSV cannot hold"):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        *[(text, "has a tab or a line break in a field, which TSV cannot hold") for text in ("a\tb", "a\nb", "a\rb")],
+        ("", "is one empty field, which in TSV is no row"),
+    ],
+)
+def test_tsv_refuses_what_it_cannot_hold(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(DataError, match=f"^Row 2 {told}: write CSV or JSONL$"):
         write_rows(tmp_path / "a.tsv", [{"t": "fine"}, {"t": text}])
 
 
