@@ -37,6 +37,8 @@ def embed(
 
     if format_of(output_file) not in ("parquet", "jsonl"):
         raise InputError(f"--output {output_file}: vectors go into .parquet or .jsonl")
+    if output_file.is_dir():
+        raise InputError(f"--output {output_file} is a folder: name a file")
     found = read_rows(source)  # what is wrong with the file's name is told before a base is read
 
     from pefttune import bases

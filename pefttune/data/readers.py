@@ -7,18 +7,22 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pefttune.data.config import Format
 from pefttune.data.conll import read_conll
+from pefttune.data.escapes import WholeCharacters
 from pefttune.data.example import Row
 from pefttune.data.faults import BadRow, OnBadRow, refuse
 from pefttune.data.hints import listed
 from pefttune.data.squad import is_article, questions
 from pefttune.data.text import fault_in, open_text
 from pefttune.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ENDINGS: dict[str, Format] = {
     ".json": "json",
@@ -68,22 +72,29 @@ def format_of(path: Path) -> Format:
         return ENDINGS[path.suffix.lower()]
     except KeyError:
         ending = f"the ending `{path.suffix}` is not known" if path.suffix else "the name has no ending"
-        raise DataError(f"{path}: {ending}: use one of {listed(ENDINGS)}, or set `data.format`") from None
+        raise DataError(f"{path}: {ending}: use one of {listed(ENDINGS)}") from None
 
 
 def _check_file(path: Path) -> None:
     if os.path.isdir(path):  # of os.path, which takes a name too long for a file as one that is not there
         raise DataError(f"{path} is a folder: name a file")
+    if os.path.islink(path) and not os.path.exists(path):
+        raise DataError(f"{path} is a link that leads to no file")
     if not os.path.exists(path):
         raise DataError(f"{path} does not exist.{_neighbours(path)}")
+    if not os.path.isfile(path):
+        raise DataError(f"{path} is no file, but a pipe or a device: write what it gives into a file, and name that")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty")
 
 
 def _neighbours(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f" There is no folder {path.parent}."
-    close = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()])
+    try:
+        close = difflib.get_close_matches(path.name, os.listdir(path.parent))
+    except PermissionError:
+        return ""
     return f" In that folder there is {listed(close)}." if close else ""
 
 
@@ -105,6 +116,21 @@ def _good_rows(path: Path, rows: _Rows, on_bad_row: OnBadRow) -> Iterator[Row]:
 # JSON lines
 
 
+def _twice(keys: Iterable[str]) -> str:
+    return f"{listed(keys)} stands twice in an object"
+
+
+def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):  # of two values the last would be taken
+        keys = [key for key, _ in pairs]
+        raise ValueError(_twice(key for key in values if keys.count(key) > 1))
+    return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_with_keys_once)
+
+
 def _jsonl(path: Path, _: Sequence[str] | None) -> _Rows:
     with open_text(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
@@ -116,7 +142,7 @@ def _parsed(line: str, origin: str) -> Row | BadRow:
     if fault := fault_in(line):
         return BadRow(origin, None, fault)
     try:
-        value = json.loads(line)
+        value = _DECODER.decode(line)
         if "\\u" in line:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -145,7 +171,8 @@ def _json(path: Path, _: Sequence[str] | None) -> _Rows:
         with path.open("rb") as file:
             if file.read(3) != b"\xef\xbb\xbf":
                 file.seek(0)
-            for number, value in enumerate(_elements(ijson.basic_parse(file, use_float=True)), 1):
+            whole = WholeCharacters(file, path)
+            for number, value in enumerate(_elements(_keys_once(ijson.basic_parse(whole, use_float=True))), 1):
                 if is_article(value):
                     yield from questions(value, f"{path.name}:article {number}")
                 else:
@@ -158,8 +185,25 @@ def _json(path: Path, _: Sequence[str] | None) -> _Rows:
         found = re.search(r"error: ([^\\\n]+)", str(error))  # yajl adds a drawing of the place
         raise DataError(
             f"{path}: broken JSON after row {number}: {found[1].rstrip('.') if found else error}. "
-            "If each line is an object of its own, set `data.format: jsonl`."
+            "If each line is an object of its own, name it `.jsonl`, or set `data.format: jsonl` in a recipe."
         ) from error
+
+
+def _keys_once(events: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The events, up to a key that an object holds twice."""
+    import ijson
+
+    open_objects: list[set[str]] = []
+    for event, value in events:
+        if event == "start_map":
+            open_objects.append(set())
+        elif event == "end_map":
+            open_objects.pop()
+        elif event == "map_key":
+            if value in open_objects[-1]:
+                raise ijson.JSONError(f"error: {_twice([value])}")
+            open_objects[-1].add(value)
+        yield event, value
 
 
 def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
@@ -195,15 +239,15 @@ def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
 
 # CSV and TSV
 
-_Record = tuple[int, list[str] | str]  # line, and the fields or what is wrong
+_Record = tuple[int, list[str] | str]  # line, and the fields (none in a blank line) or what is wrong
 
 
 def _csv(path: Path, column_names: Sequence[str] | None) -> _Rows:
     with open_text(path, newline="") as file:
-        yield from _table(path, _csv_records(file), column_names)
+        yield from _table(path, _csv_records(path, file), column_names)
 
 
-def _csv_records(file: IO[str]) -> Iterator[_Record]:
+def _csv_records(path: Path, file: IO[str]) -> Iterator[_Record]:
     csv.field_size_limit(FIELD_CHARACTERS)  # the module's own limit is 128 KiB, less than a long document
     reader = csv.reader(file, strict=True)
     while True:
@@ -213,37 +257,53 @@ def _csv_records(file: IO[str]) -> Iterator[_Record]:
         except StopIteration:
             return
         except csv.Error as error:
+            if reader.line_num > line:  # rows may be among these lines: as one broken row they would vanish uncounted
+                raise DataError(
+                    f"{path}: broken CSV from line {line} to line {reader.line_num}: {error}. A quote opens there and "
+                    'is not closed as it should be; inside of a quoted field a quote is doubled (""). Mend the quotes.'
+                ) from error
             yield line, f"broken CSV: {error}"
-            continue
-        if fields:
+        else:
             yield line, fields
 
 
 def _tsv(path: Path, column_names: Sequence[str] | None) -> _Rows:
     with open_text(path, newline="\n") as file:
-        records = (
-            (number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(file, 1) if line.strip("\r\n")
-        )
-        yield from _table(path, records, column_names)
+        lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(file, 1))
+        yield from _table(path, ((number, line.split("\t") if line else []) for number, line in lines), column_names)
 
 
 def _table(path: Path, records: Iterator[_Record], column_names: Sequence[str] | None) -> _Rows:
     header = list(column_names) if column_names is not None else _header(path, records)
     _check_names(path, header)
+    blank: list[int] = []  # lines without a character since the last row
     for line, record in records:
+        if not record:
+            blank.append(line)
+            continue
+        if len(header) == 1:  # of one column, such a line is a row whose field is empty, but not at the file's end
+            yield from (Row({header[0]: ""}, f"{path.name}:{number}") for number in blank)
+        blank.clear()
         yield _row(f"{path.name}:{line}", header, record)
 
 
 def _check_names(path: Path, names: list[str]) -> None:
+    if any("\0" in name for name in names):
+        raise DataError(f"{path}: a NUL character in a column's name; is this a text file, saved as UTF-8?")
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path}: more than one column is called {listed(duplicates)}")
 
 
 def _header(path: Path, records: Iterator[_Record]) -> list[str]:
-    line, record = next(records, (1, []))
+    line, record = next((each for each in records if each[1]), (1, []))
     fault = record if isinstance(record, str) else fault_in("".join(record))
     if fault:
         raise DataError(f"{path.name}:{line}: {fault}")
+    if len(record) == 1 and (parting := {";", "\t"} & set(record[0])):
+        raise DataError(
+            f"{path.name}:{line}: the header is one column, in whose name stands {parting.pop()!r}: part fields with "
+            "commas in a .csv file, with tabs in a .tsv file"
+        )
     return list(record)
 
 
@@ -272,11 +332,30 @@ def _parquet(path: Path, _: Sequence[str] | None) -> _Rows:
         with pq.ParquetFile(path) as file:
             _check_names(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-                for values in batch.to_pylist():
+                for values in _values(batch):
                     number += 1
-                    yield Row(values, f"{path.name}:{number}")
+                    origin = f"{path.name}:{number}"
+                    yield Row(values, origin) if isinstance(values, dict) else BadRow(origin, *values)
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"{path}: broken Parquet after row {number}: {error}") from error
+
+
+def _values(batch: pa.RecordBatch) -> list[Any]:
+    """Of each row its columns, or the one that cannot be read and why."""
+    try:
+        return batch.to_pylist()  # type: ignore[no-any-return]
+    except (ValueError, OverflowError):  # so that one value does not take its neighbours with it
+        return [_row_values(batch.slice(index, 1)) for index in range(len(batch))]
+
+
+def _row_values(row: pa.RecordBatch) -> dict[str, Any] | tuple[str, str]:
+    values = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            (values[name],) = column.to_pylist()
+        except (ValueError, OverflowError) as error:
+            return name, f"holds a {column.type} that cannot be read: {error}"
+    return values
 
 
 _READERS: dict[Format, Callable[[Path, Sequence[str] | None], _Rows]] = {

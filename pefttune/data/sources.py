@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pefttune.data.catalogue import CATALOGUE, Entry, locate
-from pefttune.data.config import DataConfig
+from pefttune.data.config import DataConfig, Format
 from pefttune.data.example import Row
 from pefttune.data.faults import OnBadRow
 from pefttune.data.hints import did_you_mean, listed
 from pefttune.data.hub import hub_splits
-from pefttune.data.readers import ENDINGS, read_rows
+from pefttune.data.readers import ENDINGS, format_of, read_rows
 from pefttune.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -39,10 +39,13 @@ def open_sources(config: DataConfig, on_bad_row: OnBadRow) -> Sources:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether it can only be a Hub id: not in the catalogue, no path that exists, no file's ending."""
+    """Whether it can only be a Hub id: not in the catalogue, no path that exists, no file's ending.
+
+    Any ending is one in a single word, which has a folder's name before it on the Hub or no dot.
+    """
     if source in CATALOGUE or os.path.exists(os.path.expanduser(source)) or Path(source).suffix.lower() in ENDINGS:
         return False
-    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) is not None
+    return re.fullmatch(r"\w[\w-]*|\w[\w.-]*/\w[\w.-]*", source) is not None
 
 
 def _from_files(config: DataConfig, on_bad_row: OnBadRow) -> Sources:
@@ -69,7 +72,16 @@ def read_source(name: str, config: DataConfig, on_bad_row: OnBadRow) -> Iterator
             "A Hub data set is given as `data.source`, and its splits as `data.train` and so on."
         )
     path = Path(os.path.expanduser(name))
-    return read_rows(path, format=config.format, column_names=config.column_names, on_bad_row=on_bad_row)
+    return read_rows(path, format=_format(path, config), column_names=config.column_names, on_bad_row=on_bad_row)
+
+
+def _format(path: Path, config: DataConfig) -> Format:
+    if config.format != "auto":
+        return config.format
+    try:
+        return format_of(path)
+    except DataError as error:
+        raise DataError(f"{error}, or set `data.format`") from None
 
 
 def _from_hub(config: DataConfig, identifier: str) -> Sources:

@@ -13,9 +13,10 @@ from pefttune.data.faults import BadRow, RowFault
 def is_article(value: Any) -> bool:
     """Whether an element of a JSON file is an article of SQuAD, and not a row."""
     paragraphs = value.get("paragraphs") if isinstance(value, dict) else None
-    return isinstance(paragraphs, list) and all(
-        isinstance(paragraph, dict) and paragraph.keys() & {"context", "qas"} for paragraph in paragraphs
-    )
+    if not isinstance(paragraphs, list):
+        return False
+    known = [isinstance(paragraph, dict) and paragraph.keys() & {"context", "qas"} for paragraph in paragraphs]
+    return any(known) or not known
 
 
 def questions(article: Mapping[str, Any], origin: str) -> Iterator[Row | BadRow]:
@@ -26,7 +27,7 @@ def questions(article: Mapping[str, Any], origin: str) -> Iterator[Row | BadRow]
     """
     for number, paragraph in enumerate(article["paragraphs"], 1):
         place = f"{origin}, paragraph {number}"
-        context, asked = paragraph.get("context"), paragraph.get("qas")
+        context, asked = map(paragraph.get, ("context", "qas")) if isinstance(paragraph, dict) else (None, None)
         if not isinstance(context, str) or not isinstance(asked, list):
             yield BadRow(place, None, "needs a `context`, which is text, and `qas`, which is a list of questions")
             continue

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 from pefttune.data.config import Format
 from pefttune.data.content import plain
-from pefttune.data.readers import PARQUET_ROWS, format_of
-from pefttune.data.storage import replacing
+from pefttune.data.parquet import write_parquet
+from pefttune.data.readers import format_of
+from pefttune.data.storage import replacing, spooled
 from pefttune.errors import DataError
 
 _Values = Mapping[str, Any]
@@ -30,19 +31,19 @@ def write_rows(path: Path, rows: Iterable[_Values]) -> None:
     if write is None:
         raise DataError(f"{path}: files with the ending `{path.suffix}` are only read: write JSONL or another format")
     with replacing(path) as file:
-        write(file, iter(rows))
+        write(file, iter(rows), path)
 
 
 def _json_of(value: Any) -> str:
     return json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False, default=plain)
 
 
-def _jsonl(file: BinaryIO, rows: Iterator[_Values]) -> None:
+def _jsonl(file: BinaryIO, rows: Iterator[_Values], _: Path) -> None:
     for row in rows:
         file.write(f"{_json_of(row)}\n".encode())
 
 
-def _json(file: BinaryIO, rows: Iterator[_Values]) -> None:
+def _json(file: BinaryIO, rows: Iterator[_Values], _: Path) -> None:
     before = "[\n"
     for row in rows:
         file.write(f"{before}{_json_of(row)}".encode())
@@ -54,7 +55,7 @@ def _cells(row: _Values) -> list[str]:
     return [value if isinstance(value, str) else "" if value is None else _json_of(value) for value in row.values()]
 
 
-def _csv(file: BinaryIO, rows: Iterator[_Values]) -> None:
+def _csv(file: BinaryIO, rows: Iterator[_Values], _: Path) -> None:
     # The line ending stays "\r\n": Python 3.11 quotes no bare "\r" otherwise.
     writer = csv.writer(SimpleNamespace(write=lambda text: file.write(text.encode())))
     for number, row in enumerate(_alike(rows)):
@@ -63,7 +64,7 @@ def _csv(file: BinaryIO, rows: Iterator[_Values]) -> None:
         writer.writerow(_cells(row))
 
 
-def _tsv(file: BinaryIO, rows: Iterator[_Values]) -> None:
+def _tsv(file: BinaryIO, rows: Iterator[_Values], _: Path) -> None:
     for number, row in enumerate(_alike(rows)):
         if number == 0:
             file.write(_tsv_line(number, list(row)))
@@ -72,26 +73,16 @@ def _tsv(file: BinaryIO, rows: Iterator[_Values]) -> None:
 
 def _tsv_line(number: int, cells: list[str]) -> bytes:
     line = "\t".join(cells)
+    if not line:
+        raise DataError(f"Row {number} is one empty field, which in TSV is no row: write CSV or JSONL")
     if line.count("\t") != len(cells) - 1 or "\n" in line or "\r" in line:
         raise DataError(f"Row {number} has a tab or a line break in a field, which TSV cannot hold: write CSV or JSONL")
     return f"{line}\n".encode()
 
 
-def _parquet(file: BinaryIO, rows: Iterator[_Values]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    alike = _alike(rows)
-    try:
-        first = pa.Table.from_pylist(list(islice(alike, PARQUET_ROWS)))
-        with pq.ParquetWriter(file, first.schema) as writer:
-            writer.write_table(first)
-            while batch := list(islice(alike, PARQUET_ROWS)):
-                writer.write_table(pa.Table.from_pylist(batch, schema=first.schema))
-    except pa.ArrowException as error:
-        raise DataError(
-            f"A column's values are not of one type in every row, which Parquet cannot hold: write JSONL ({error})"
-        ) from error
+def _parquet(file: BinaryIO, rows: Iterator[_Values], path: Path) -> None:
+    with spooled(path) as spool:
+        write_parquet(file, _alike(rows), spool)
 
 
 def _alike(rows: Iterator[_Values]) -> Iterator[dict[str, Any]]:
@@ -106,7 +97,7 @@ def _alike(rows: Iterator[_Values]) -> Iterator[dict[str, Any]]:
         yield {column: row[column] for column in first}
 
 
-_WRITERS: dict[Format, Callable[[BinaryIO, Iterator[_Values]], None]] = {
+_WRITERS: dict[Format, Callable[[BinaryIO, Iterator[_Values], Path], None]] = {
     "json": _json,
     "jsonl": _jsonl,
     "csv": _csv,

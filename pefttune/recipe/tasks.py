@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pefttune.recipe.types import Section, Texts, Whole
+from pefttune.recipe.types import Labels, Section, Whole
 
 Attention = Annotated[
     Literal["causal", "bidirectional"],
@@ -33,7 +33,7 @@ class TextClassification(Section):
         description="One label for a text; any number of labels (a list, or words joined by commas); or a number to "
         "predict. The last two need `approach: head`. Names are transformers'.",
     )
-    labels: Texts | None = Field(
+    labels: Labels | None = Field(
         None,
         description="The labels, in order. By default those of the training rows, sorted.",
         examples=[["negative", "positive"]],
@@ -79,7 +79,7 @@ class TokenClassification(Section):
 
     has_head: ClassVar[bool] = True
     type: Literal["token-classification"] = Field(description="The task, by the Hub's pipeline tag.")
-    labels: Texts | None = Field(
+    labels: Labels | None = Field(
         None,
         description="The kinds of entities, in order. By default those of the training rows, sorted.",
         examples=[["PER", "LOC", "ORG"]],

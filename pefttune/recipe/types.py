@@ -28,6 +28,13 @@ def _some_and_distinct(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
+def _without_blanks_around(labels: tuple[str, ...]) -> tuple[str, ...]:
+    for label in labels:
+        if label != label.strip():
+            raise ValueError(f"{label!r} begins or ends with a blank, and no row's label does: write {label.strip()!r}")
+    return labels
+
+
 Whole = Annotated[int, BeforeValidator(_not_boolean)]
 Number = Annotated[float, BeforeValidator(_not_boolean)]
 Switch = Annotated[bool, Strict()]
@@ -35,6 +42,7 @@ NonNegative = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Texts = Annotated[tuple[str, ...], AfterValidator(_some_and_distinct)]
+Labels = Annotated[Texts, AfterValidator(_without_blanks_around)]
 Indices = Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], AfterValidator(_some_and_distinct)]
 
 

@@ -38,6 +38,8 @@ def test_tokens_get_a_vector_each(command: Any, tiny: Path, rows: Path) -> None:
     ("options", "message"),
     [
         (["--output", "x.csv"], "vectors go into .parquet or .jsonl"),
+        (["--output", "folder.jsonl"], "--output folder.jsonl is a folder: name a file"),
+        (["--output", "x.xlsx"], "`.iob2`, `.annotated`\n"),
         (
             ["--output", "x.jsonl"],
             "rows.jsonl:1: there is no column 'text', but id, review; name it",
@@ -46,6 +48,7 @@ def test_tokens_get_a_vector_each(command: Any, tiny: Path, rows: Path) -> None:
     ],
 )
 def test_what_cannot_be_read_is_told(command: Any, tiny: Path, rows: Path, options: list[str], message: str) -> None:
+    Path("folder.jsonl").mkdir()
     done = command("embed", rows, "--base", tiny, *options)
     assert done.code == 2
     assert message in done.err

@@ -12,6 +12,7 @@ import pytest
 
 from pefttune.data import Dataset, load, load_file, write_rows
 from pefttune.data.faults import RowFault
+from pefttune.data.hints import shortened
 from pefttune.errors import DataError
 from pefttune.recipe.schema import Bin, Data, Split
 
@@ -207,11 +208,11 @@ def test_bins(tmp_path: Path) -> None:
     assert labels == {"-4": "bad", "-0.6": "bad", "0.6": "good", "'4'": "good", "' 3.5 '": "good"}
 
 
-@pytest.mark.parametrize("value", ["x", "", None, True, "nan", "inf", [1]])
+@pytest.mark.parametrize("value", ["x", "", None, True, "nan", "inf", [1], 10**400])
 def test_bins_need_a_number(tmp_path: Path, value: Any) -> None:
     source = written(tmp_path / "a.jsonl", [{"text": "x", "rating": value}])
     message = message_of(source=source, columns={"label": "rating"}, label_bins=BINS)
-    assert f"  a.jsonl:1, column `rating`: `data.label_bins` needs a number, not {value!r}\n" in message
+    assert f"  a.jsonl:1, column `rating`: `data.label_bins` needs a number, not {shortened(value)}\n" in message
 
 
 def test_bins_need_a_task_with_labels(tmp_path: Path) -> None:
@@ -270,6 +271,9 @@ def test_sources_that_contradict_each_other(tmp_path: Path) -> None:
         "`film-review` is no file and not in the catalogue. Did you mean `film-reviews`? "
         "A Hub data set is given as `data.source`, and its splits as `data.train` and so on."
     )
+    for part in ("source", "train"):
+        assert message_of(**{part: "nothere.xlsx"}).endswith("`.iob2`, `.annotated`, or set `data.format`")
+        assert message_of(**{part: "nothere.txt", "format": "csv"}) == "nothere.txt does not exist."
     assert message_of(source="no/such/a.csv") == "no/such/a.csv does not exist. There is no folder no/such."
     assert message_of(source="~nobody-here/a.csv").endswith("There is no folder ~nobody-here.")
     assert message_of(source="x" * 300 + ".csv").endswith("x.csv does not exist.")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pefttune.data import Row, read_rows, write_rows
@@ -65,6 +68,17 @@ def test_tsv_takes_quotes_and_stray_returns_as_they_are(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_blank_line_of_one_column_is_a_row_but_at_the_end(tmp_path: Path, ending: str) -> None:
+    rows = rows_of(tmp_path / f"a.{ending}", b"\ntext\nfoo\n\n\r\nbar\n\n\n")
+    assert [(row.values["text"], row.origin) for row in rows] == [
+        ("foo", f"a.{ending}:3"),
+        ("", f"a.{ending}:4"),
+        ("", f"a.{ending}:5"),
+        ("bar", f"a.{ending}:6"),
+    ]
+
+
 def test_long_csv_field(tmp_path: Path) -> None:
     long = "x" * 200_000  # the csv module's own limit is 131,072
     assert rows_of(tmp_path / "a.csv", f"text\n{long}\n".encode())[0].values == {"text": long}
@@ -75,10 +89,11 @@ ROW_FAULTS = [
     ("a.jsonl", b"[1, 2]\n", "a.jsonl:1: not an object with columns, but [1, 2]"),
     ("a.jsonl", b'{"a": "caf\xe9"}\n', "a.jsonl:1: byte 0xe9 at character 11 is not UTF-8; save the file as UTF-8"),
     ("a.jsonl", b'{"a": "\\ud83d"}\n', "a.jsonl:1: a `\\u` escape stands for half a character (a lone surrogate)"),
+    ("a.jsonl", b'{"a": {"b": 1, "b": 2}}\n', "a.jsonl:1: JSON that cannot be read: `b` stands twice in an object"),
     ("a.json", b'[{"a": 1}, "b"]', 'a.json:2: not an object with columns, but "b"'),
     ("a.csv", b"a,b\n1\n", "a.csv:2: 1 fields, where the columns are 2: `a`, `b`"),
     ("a.csv", b'a,b\n1,2\n"x"y,2\n', "a.csv:3: broken CSV: ',' expected after '\"'"),
-    ("a.csv", b'a,b\n1,2\n"x,2\n3,4\n', "a.csv:3: broken CSV: unexpected end of data"),
+    ("a.csv", b'a,b\n1,2\n"x,2\n', "a.csv:3: broken CSV: unexpected end of data"),
     (
         "a.csv",
         b"a,b\n1,2\n1,caf\xe9\n",
@@ -109,6 +124,18 @@ def test_reading_goes_on_after_a_broken_row(tmp_path: Path) -> None:
     assert [each.origin for each in bad] == ["a.csv:2", "a.csv:4"]
 
 
+OLD_ENDS = "{path}: its lines end in CR alone, as on an old Mac: save it with line ends of LF or CR LF"
+NUL = "{path}: a NUL character in a column's name; is this a text file, saved as UTF-8?"
+PARTED = (
+    "a.csv:1: the header is one column, in whose name stands %s: part fields with commas in a .csv file, with tabs in "
+    "a .tsv file"
+)
+OPEN_QUOTE = (
+    'A quote opens there and is not closed as it should be; inside of a quoted field a quote is doubled (""). '
+    "Mend the quotes."
+)
+
+
 def test_column_names_for_a_file_with_a_header(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^a\.csv:1: a header line, not a row \(with `data\.column_names`"):
         rows_of(tmp_path / "a.csv", b"a,b\n1,2\n", column_names=("a", "b"))
@@ -123,6 +150,16 @@ def test_column_names_for_a_file_with_a_header(tmp_path: Path) -> None:
         ("a.tsv", b"\n", "{path} has no rows"),
         ("a.csv", b"a,b,a\n1,2,3\n", "{path}: more than one column is called `a`"),
         ("a.csv", b"caf\xe9\n1\n", "a.csv:1: byte 0xe9 at character 4 is not UTF-8; save the file as UTF-8"),
+        (
+            "a.csv",
+            b'a,b\n1,2\n"x,2\n3,4\n"y,5\n6,7\n',
+            "{path}: broken CSV from line 3 to line 5: ',' expected after '\"'. " + OPEN_QUOTE,
+        ),
+        (
+            "a.csv",
+            b'a,b\n1,2\n"x,2\n3,4\n',
+            "{path}: broken CSV from line 3 to line 4: unexpected end of data. " + OPEN_QUOTE,
+        ),
         ("a.csv", b'"a"b,c\n1,2\n', "a.csv:1: broken CSV: ',' expected after '\"'"),
         (
             "a.json",
@@ -133,32 +170,58 @@ def test_column_names_for_a_file_with_a_header(tmp_path: Path) -> None:
             "a.json",
             b'[{"a": 1}, {"a" 2}]',
             "{path}: broken JSON after row 1: object key and value must be separated by a colon (':'). "
-            "If each line is an object of its own, set `data.format: jsonl`.",
+            "If each line is an object of its own, name it `.jsonl`, or set `data.format: jsonl` in a recipe.",
         ),
         (
             "a.json",
             b'{"a": 1}\n{"a": 2}\n',
             "{path}: broken JSON after row 0: trailing garbage. "
-            "If each line is an object of its own, set `data.format: jsonl`.",
+            "If each line is an object of its own, name it `.jsonl`, or set `data.format: jsonl` in a recipe.",
         ),
         (
             "a.json",
             b'[{"a": "caf\xe9"}]',
             "{path}: broken JSON after row 0: invalid bytes in UTF8 string. "
-            "If each line is an object of its own, set `data.format: jsonl`.",
+            "If each line is an object of its own, name it `.jsonl`, or set `data.format: jsonl` in a recipe.",
         ),
+        (
+            "a.json",
+            b'[{"a": 1, "b": {"a": 2}}, {"a": 1, "a": 2}]',
+            "{path}: broken JSON after row 1: `a` stands twice in an object. "
+            "If each line is an object of its own, name it `.jsonl`, or set `data.format: jsonl` in a recipe.",
+        ),
+        *[
+            (
+                "a.json",
+                b'[{"a": "%s"}]' % escapes,
+                "{path}: the `\\u` escape at byte " + byte + " stands for half a character (a lone surrogate)",
+            )
+            for escapes, byte in [
+                (rb"\ud800", "9"),
+                (rb"\\\\\uDC00", "13"),
+                (rb"\ud83d\ude00\ud83d \ude00", "21"),
+                (rb"\u0416" * 30_000 + rb"\udbff", "180009"),
+            ]
+        ],
+        ("a.tsv", b"a\tb\r1\t2\r3\t4\r", OLD_ENDS),
+        ("a.conll", b"a\tO\rb\tO\r\rc\tO\r", OLD_ENDS),
+        ("a.jsonl", b'{"a": 1}\r{"a": 2}\r', OLD_ENDS),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16-le"), NUL),
+        ("a.tsv", "a\tb\n1\t2\n".encode("utf-16-le"), NUL),
+        ("a.csv", b"text;label\na;b\n", PARTED % "';'"),
+        ("a.csv", b"text\tlabel\na\tb\n", PARTED % r"'\t'"),
         (
             # ijson.items needs gigabytes for these hundred kilobytes.
             "a.json",
             b"[" * 100_000,
             "{path}: broken JSON after row 0: more than 100 brackets inside one another. "
-            "If each line is an object of its own, set `data.format: jsonl`.",
+            "If each line is an object of its own, name it `.jsonl`, or set `data.format: jsonl` in a recipe.",
         ),
         (
             "a.txt",
             b"a\n",
             "{path}: the ending `.txt` is not known: use one of `.json`, `.jsonl`, `.ndjson`, `.csv`, `.tsv`, "
-            "`.parquet`, `.conll`, `.bio`, `.iob`, `.iob2`, `.annotated`, or set `data.format`",
+            "`.parquet`, `.conll`, `.bio`, `.iob`, `.iob2`, `.annotated`",
         ),
     ],
 )
@@ -174,6 +237,25 @@ def test_deep_json_lines(tmp_path: Path) -> None:
         rows_of(tmp_path / "a.jsonl", b"[" * 100_000)
 
 
+@pytest.mark.parametrize(
+    ("values", "kind", "told"),
+    [
+        ([1, 10**15], "timestamp[s]", "timestamp[ms] that cannot be read: Python int too large"),
+        ([1, 9 * 10**18], "duration[s]", "duration[s] that cannot be read: Python int too large"),
+        ([b"fine", b"caf\xe9"], "string", "string that cannot be read: 'utf-8' codec can't decode byte 0xe9"),
+    ],
+)
+def test_a_value_of_parquet_that_cannot_be_read(tmp_path: Path, values: list[Any], kind: str, told: str) -> None:
+    raw = pa.array(values, pa.binary() if kind == "string" else pa.int64())
+    column = pa.Array.from_buffers(pa.type_for_alias(kind), len(values), raw.buffers())
+    pq.write_table(pa.table({"text": ["one", "two"], "x": column}), tmp_path / "a.parquet")
+    bad: list[BadRow] = []
+    rows = list(read_rows(tmp_path / "a.parquet", on_bad_row=bad.append))
+    assert [row.origin for row in rows] == ["a.parquet:1"]
+    assert [(each.origin, each.column) for each in bad] == [("a.parquet:2", "x")]
+    assert bad[0].message.startswith(f"holds a {told}")
+
+
 def test_cut_parquet(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_rows(path, [{"text": "one"}])
@@ -184,8 +266,17 @@ def test_cut_parquet(tmp_path: Path) -> None:
 def test_missing_files(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("{}")
     (tmp_path / "notes").write_text("{}")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    (tmp_path / "gone.csv").symlink_to("nothing.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
     for path, message in [
         (tmp_path / "trian.jsonl", "{path} does not exist. In that folder there is `train.jsonl`."),
+        (tmp_path / "loop.csv", "{path} is a link that leads to no file"),
+        (tmp_path / "gone.csv", "{path} is a link that leads to no file"),
+        (
+            tmp_path / "pipe.csv",
+            "{path} is no file, but a pipe or a device: write what it gives into a file, and name that",
+        ),
         (tmp_path / "zzz.csv", "{path} does not exist."),
         (tmp_path / "no" / "a.csv", f"{{path}} does not exist. There is no folder {tmp_path / 'no'}."),
     ]:
@@ -195,6 +286,15 @@ def test_missing_files(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match=r"folder\.csv is a folder: name a file$"):
         read_rows(tmp_path / "folder.csv")
+
+
+def test_a_missing_file_in_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:  # a folder's mode does not stop root
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(DataError, match=r"none\.csv does not exist\.$"):
+        read_rows(tmp_path / "none.csv")
 
 
 def test_format_and_column_names_are_never_ignored(tmp_path: Path) -> None:
@@ -250,6 +350,12 @@ def test_official_files(name: str, column_names: Any, count: int, columns: list[
 
 
 def test_json_of_a_row_is_what_was_written(tmp_path: Path) -> None:
-    value = {"text": "café 😀", "spans": [[0, 4], []], "meta": {"n": 1.5, "none": None, "yes": True}, "big": 10**17}
+    value = {
+        "text": "café 😀 \\ud83d?",
+        "pairs": "\\\\😀" * 20_000,
+        "spans": [[0, 4], []],
+        "meta": {"n": 1.5, "none": None, "yes": True},
+        "big": 10**17,
+    }
     for name, content in [("a.json", json.dumps([value])), ("a.jsonl", json.dumps(value))]:
         assert rows_of(tmp_path / name, content.encode())[0].values == value

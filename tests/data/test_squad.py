@@ -86,9 +86,9 @@ def test_a_broken_question(tmp_path: Path, broken: Any, fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "paragraph", [{"context": "a"}, {"qas": []}, {"context": 1, "qas": []}, {"context": "a", "qas": {}}]
+    "paragraph", [{"context": "a"}, {"qas": []}, {"context": 1, "qas": []}, {"context": "a", "qas": {}}, {}, "a b"]
 )
-def test_a_broken_paragraph(tmp_path: Path, paragraph: dict[str, Any]) -> None:
+def test_a_broken_paragraph(tmp_path: Path, paragraph: Any) -> None:
     good = {"context": "a b", "qas": [question("q", ("a", 0))]}
     rows, bad = read(tmp_path / "a.json", [{"paragraphs": [good, paragraph, good]}])
     assert bad == [

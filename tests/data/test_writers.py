@@ -106,6 +106,25 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"file", "a.csv"}
 
 
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real.jsonl").write_text("old")
+    for link in ("a.jsonl", "b.jsonl"):
+        (tmp_path / link).symlink_to("real.jsonl" if link == "a.jsonl" else "new.jsonl")
+        write_rows(tmp_path / link, [{"a": 1}])
+        assert (tmp_path / link).is_symlink()
+    assert (tmp_path / "real.jsonl").read_text() == (tmp_path / "new.jsonl").read_text() == '{"a": 1}\n'
+
+
+def test_what_is_no_file_is_left_as_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    for name in ("pipe.jsonl", "loop.jsonl"):
+        with pytest.raises(StorageError, match=r"could not be written: it is a device, a pipe or another thing"):
+            write_rows(tmp_path / name, [{"a": 1}])
+    assert (tmp_path / "pipe.jsonl").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["loop.jsonl", "pipe.jsonl"]
+
+
 def test_a_new_file_has_the_usual_mode_and_folder(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.jsonl"
     write_rows(path, [{"a": 1}])
@@ -113,9 +132,15 @@ def test_a_new_file_has_the_usual_mode_and_folder(tmp_path: Path) -> None:
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\rb"])
-def test_tsv_refuses_what_it_cannot_hold(tmp_path: Path, text: str) -> None:
-    with pytest.raises(DataError, match=r"^Row 2 has a tab or a line break in a field, which TSV cannot hold"):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        *[(text, "has a tab or a line break in a field, which TSV cannot hold") for text in ("a\tb", "a\nb", "a\rb")],
+        ("", "is one empty field, which in TSV is no row"),
+    ],
+)
+def test_tsv_refuses_what_it_cannot_hold(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(DataError, match=f"^Row 2 {told}: write CSV or JSONL$"):
         write_rows(tmp_path / "a.tsv", [{"t": "fine"}, {"t": text}])
 
 
@@ -125,18 +150,53 @@ def test_a_table_refuses_other_columns(tmp_path: Path, format: str) -> None:
         write_rows(tmp_path / f"a.{format}", [{"a": "1"}, {"a": "1", "b": "2"}])
 
 
-def test_parquet_refuses_another_type(tmp_path: Path) -> None:
-    rows = [{"a": number if number < 2000 else "text"} for number in range(2001)]
-    with pytest.raises(DataError, match=r"^A column's values are not of one type in every row"):
-        write_rows(tmp_path / "a.parquet", rows)
+@pytest.mark.parametrize(
+    ("first", "later", "read"),
+    [
+        (1, 1.99, 1.0),
+        (None, "x", None),
+        ([], [1.5], []),
+        ({"a": 1}, {"a": 1.5, "author": "Ann"}, {"a": 1.0, "author": None}),
+        ({"b": [{"c": None}]}, {"a": "x", "b": [{"c": "y"}]}, {"b": [{"c": None}], "a": None}),
+    ],
+)
+def test_parquet_takes_the_type_that_all_rows_have(tmp_path: Path, first: Any, later: Any, read: Any) -> None:
+    """Rows far apart: the first 1,024 are not the only ones that say what a column holds."""
+    write_rows(tmp_path / "a.parquet", [*[{"x": first}] * 1024, {"x": later}])
+    found = [row.values["x"] for row in read_rows(tmp_path / "a.parquet")]
+    assert found[:1024] == [read] * 1024
+    assert found[1024] == later
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (
+            [1] * 2048 + ["text"],
+            r"^Row 2049, column `x`: Parquet cannot hold 'text' there, as a column has one type \(.*int64 vs string\)",
+        ),
+        (
+            [1, "one"],
+            r"^Row 2, column `x`: Parquet cannot hold 'one' there, .* \(.*tried to convert to int64\): write JSONL$",
+        ),
+        (
+            [1, 2**70, 2],
+            r"^Row 2, column `x`: Parquet cannot hold 1180591620717411303424 there, .* \(Python int too large",
+        ),
+        (
+            [2**53 + 1] * 1024 + [0.5],
+            r"^Rows 1 to 1024, column `x`: Integer value 9007199254740993 not in range.*JSONL",
+        ),
+        ([{}], r"^Cannot write struct type 'x' with no child field to Parquet.*: write JSONL$"),
+    ],
+)
+def test_parquet_refuses_what_it_cannot_hold(tmp_path: Path, values: list[Any], told: str) -> None:
+    (tmp_path / "a.parquet").write_text("old")
+    with pytest.raises(DataError, match=told):
+        write_rows(tmp_path / "a.parquet", ({"n": 1, "x": value} for value in values))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_unknown_ending(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the ending `\.xlsx` is not known: use one of `\.json`"):
         write_rows(tmp_path / "a.xlsx", [])
-
-
-def test_a_column_of_mixed_types_cannot_be_parquet(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not of one type in every row"):
-        write_rows(tmp_path / "a.parquet", [{"x": 1}, {"x": "one"}])
-    assert not (tmp_path / "a.parquet").exists()

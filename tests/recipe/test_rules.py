@@ -15,6 +15,7 @@ BROKEN_RULES = {
     "task.labels=[good]": "needs at least two labels; 'good' alone leaves nothing to learn",
     "task.labels=[good, bad, good]": "'good' stands here 2 times",
     "task.labels=[]": "must not be empty",
+    "task.labels=['bad ', good]": "'bad ' begins or ends with a blank, and no row's label does: write 'bad'",
     "task.instruction='Is it {label}? {labels}'": "unknown placeholder '{label}'; only '{labels}' is filled in",
     "task.instruction='Is it {}?'": "unknown placeholder '{}'; only '{labels}' is filled in",
     "data.column_names=[text, text]": "'text' stands here 2 times",

@@ -1,0 +1,85 @@
+"""Rows into Parquet, where a column has one type: which one is known when the last row has come."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from pefttune.data.hints import shortened
+from pefttune.data.readers import PARQUET_ROWS
+from pefttune.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def write_parquet(file: BinaryIO, rows: Iterator[Mapping[str, Any]], spool: BinaryIO) -> None:
+    """Write rows, which all have the same columns, by way of `spool`, which is written and read again.
+
+    Integers among fractions become fractions, and a key that an object lacks is null. Raises DataError, with row and
+    column, for values that have no type in common or would lose something in it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, count = pa.schema([]), 0
+    while batch := list(islice(rows, PARQUET_ROWS)):
+        table = pa.table({name: _array(name, [row[name] for row in batch], schema, count) for name in batch[0]})
+        with pa.ipc.new_stream(spool, table.schema) as stream:
+            stream.write(table)
+        schema, count = _unified(schema, table.schema), count + len(batch)
+    spool.seek(0)
+    try:
+        with pq.ParquetWriter(file, schema) as writer:
+            for before in range(0, count, PARQUET_ROWS):
+                with pa.ipc.open_stream(spool) as stream:
+                    writer.write(_cast(stream.read_all(), schema, before))
+    except pa.ArrowException as error:
+        raise DataError(f"{error}: write JSONL") from error
+
+
+def _unified(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.unify_schemas([one, other], promote_options="permissive")
+
+
+def _array(name: str, values: list[Any], schema: pa.Schema, before: int) -> pa.Array:
+    """A column's values, in a type that goes with the one of the `before` rows before them."""
+    import pyarrow as pa
+
+    def array(count: int) -> pa.Array:
+        found = pa.array(values[:count])
+        _unified(schema, pa.schema({name: found.type}))
+        return found
+
+    def fails(count: int) -> bool:
+        try:
+            array(count)
+        except (pa.ArrowException, OverflowError):
+            return True
+        return False
+
+    try:
+        return array(len(values))
+    except (pa.ArrowException, OverflowError) as error:
+        index = bisect_left(range(1, len(values)), True, key=fails)
+        raise DataError(
+            f"Row {before + index + 1}, column `{name}`: Parquet cannot hold {shortened(values[index])} there, "
+            f"as a column has one type ({error}): write JSONL"
+        ) from error
+
+
+def _cast(table: pa.Table, schema: pa.Schema, before: int) -> pa.Table:
+    import pyarrow as pa
+
+    columns = {}
+    for field in schema:
+        try:
+            columns[field.name] = table[field.name].cast(field.type)
+        except pa.ArrowException as error:
+            rows = f"Rows {before + 1} to {before + len(table)}"
+            raise DataError(f"{rows}, column `{field.name}`: {error}: write JSONL") from error
+    return pa.table(columns, schema=schema)
