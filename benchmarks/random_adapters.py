@@ -9,6 +9,7 @@ import torch
 from benchmarks.job import Job
 from pefttune import bases, methods
 from pefttune.recipe import schema
+from pefttune.recipe.adapters import Lora
 
 STD = 0.02
 
@@ -19,7 +20,7 @@ def write_adapters(job: Job, folder: Path, count: int) -> list[str]:
     torch.manual_seed(job.seed)
     folders = []
     for number in range(count):
-        adapter = methods.attach(base.model, schema.Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha))
+        adapter = methods.attach(base.model, Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha))
         for parameter in adapter.parameters.values():
             parameter.data.normal_(std=STD)
         own = folder / str(number)

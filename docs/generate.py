@@ -6,8 +6,11 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import get_args
 
 from pefttune.recipe import Explanation, all_keys, explain
+from pefttune.recipe.adapters import METHODS
+from pefttune.recipe.schema import Base
 
 FOLDER = Path(__file__).parent / "recipe"
 INTRO = """\
@@ -17,11 +20,38 @@ Every key can be overridden when a recipe is loaded: `training.learning_rate=2e-
 These pages are written by `python docs/generate.py` from `pefttune/recipe/schema.py`.
 """
 
+METHODS_INTRO = """\
+# Methods of adapting
+
+`adapter.method` of a recipe. A method works with those values of `base.quantization` that say yes: tests attach it,
+train it ten steps, read it back to the bit and swap it (`tests/methods/`); a recipe that asks for another is refused.
+Adapters of all methods lie side by side on one base, each with its task's head where that has one. *Mixed*: rows of
+several such adapters share one pass; others take turns.
+
+| method | what it changes | {} | mixed |
+|---|---{}|---|
+{}
+"""
+
 
 def pages() -> dict[str, str]:
     """File name → text."""
     explanations = [explain(key) for key in all_keys()]
-    return {"README.md": index(explanations)} | {f"{each.key}.md": page(each) for each in explanations}
+    own = {"README.md": index(explanations), "methods.md": methods_page()}
+    return own | {f"{each.key}.md": page(each) for each in explanations}
+
+
+def methods_page() -> str:
+    """What each method can do, as the sections of the recipe and the adapters themselves say."""
+    from pefttune import methods
+
+    quantizations = get_args(Base.model_fields["quantization"].annotation)
+    lines = []
+    for word, kind in METHODS.items():
+        works = " | ".join("–" if quantization in kind.not_on else "yes" for quantization in quantizations)
+        mixes = "yes" if methods.METHODS[word].mixes else "–"
+        lines.append(f"| `{word}` | {cell(str(kind.model_fields['method'].description))} | {works} | {mixes} |")
+    return METHODS_INTRO.format(" | ".join(quantizations), "|---" * len(quantizations), "\n".join(lines))
 
 
 def page(key: Explanation) -> str:

@@ -366,11 +366,11 @@ def adapted() -> Any:
         import torch
 
         from pefttune import tasks
-        from pefttune.recipe import schema
         from pefttune.recipe import tasks as sections
+        from pefttune.recipe.adapters import Lora
 
         section = sections.TextClassification(type="text-classification", approach=approach, labels=labels)
-        config = schema.Lora(**{"method": "lora", "r": 4, **lora})
+        config = Lora(**{"method": "lora", "r": 4, **lora})
         torch.manual_seed(seed)
         loaded = session.add(name, session.attach(tasks.get(section), config, 256))
         for parameter in loaded.parameters.values():

@@ -14,6 +14,7 @@ from pefttune import methods, pipeline, store
 from pefttune.errors import BaseError, DataError
 from pefttune.inference import Session, open_session
 from pefttune.methods import weights
+from pefttune.recipe.adapters import Lora
 
 QUICK = {"task.approach": "head", "training.max_steps": 4, "training.eval_steps": 2}
 # float32: the same sums in passes of other height; AdamW divides each gradient by its own size, so that what nearly
@@ -94,11 +95,9 @@ def test_its_file_names_tensors_as_transformers_class_with_a_head_does(finished:
 
 @pytest.mark.parametrize("targets", ["all-linear", ["dense"]])
 def test_the_pooler_is_never_adapted(base_of: Any, tiny_encoder: Path, targets: Any) -> None:
-    from pefttune.recipe import schema
-
     model = base_of(tiny_encoder).model
     before = model.pooler.dense
-    adapter = methods.attach(model, schema.Lora(method="lora", target_modules=targets))
+    adapter = methods.attach(model, Lora(method="lora", target_modules=targets))
     assert model.pooler.dense is before
     assert adapter.parameters
     assert not [key for key in adapter.parameters if "pooler" in key]
@@ -107,19 +106,15 @@ def test_the_pooler_is_never_adapted(base_of: Any, tiny_encoder: Path, targets: 
 def test_a_pooler_that_is_a_layer_itself_is_not_adapted_either() -> None:
     from transformers import AlbertConfig, AlbertModel
 
-    from pefttune.recipe import schema
-
     model = AlbertModel(AlbertConfig(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=1))
     before = model.pooler
-    adapter = methods.attach(model, schema.Lora(method="lora"))
+    adapter = methods.attach(model, Lora(method="lora"))
     assert model.pooler is before
     assert "pooler" not in adapter.config()["target_modules"]
 
 
 def test_a_decoder_keeps_the_names_it_had(base_of: Any) -> None:
-    from pefttune.recipe import schema
-
-    adapter = methods.attach(base_of().model, schema.Lora(method="lora"))
+    adapter = methods.attach(base_of().model, Lora(method="lora"))
     assert all(key.startswith("base_model.model.model.layers.") for key in adapter.parameters)
     assert adapter.config()["exclude_modules"] is None
 

@@ -14,8 +14,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from pefttune import bases, pipeline, tasks
 from pefttune.inference import Session, open_session
 from pefttune.methods import weights
-from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
+from pefttune.recipe.adapters import Head
 
 KINDS = ("alone", "encoder-alone")
 TEXTS = ["fine film", "poor, dull, cold and rather longer than the others are", "x"]
@@ -135,7 +135,7 @@ def test_its_rows_share_passes_with_those_of_loras(base_of: Any, adapted: Any, m
     adapted(session, "words")
     adapted(session, "lora", approach="head", seed=2)
     section = sections.TextClassification(type="text-classification", approach="head", labels=("x", "y", "z"))
-    loaded = session.add("alone", session.attach(tasks.get(section), schema.Head(method="head"), 64))
+    loaded = session.add("alone", session.attach(tasks.get(section), Head(method="head"), 64))
     for parameter in loaded.parameters.values():
         parameter.data.normal_()
     whose = ["alone", "lora", "words"]

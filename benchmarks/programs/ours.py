@@ -23,6 +23,7 @@ from pefttune import bases, batching, data, methods, tasks, training
 from pefttune.inference import Loaded, Session, boundary_of
 from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
+from pefttune.recipe.adapters import Lora
 
 PACKAGES = ("pefttune", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
 NAME = "benchmark"
@@ -45,7 +46,7 @@ def open_session(job: Job) -> Session:
         _add_saved(job, session, task)
         return session
     layers = None if job.lora.layers is None else tuple(job.lora.layers)
-    config = schema.Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha, layers=layers)
+    config = Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha, layers=layers)
     set_seed(job.seed)
     head = task.new_head(base.model, causal=True)
     if head is not None:
@@ -59,7 +60,7 @@ def open_session(job: Job) -> Session:
 
 def _add_saved(job: Job, session: Session, task: tasks.Task) -> None:
     """The adapters in the folders of the job, if it has any."""
-    config = schema.Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha)
+    config = Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha)
     for folder in job.settings.get("adapters", []):
         loaded = session.add(folder, session.attach(task, config, LONGEST))
         loaded.load_state(methods.weights.read(Path(folder), loaded.parameters))

@@ -1,8 +1,7 @@
 """Frozen norms and gates that keep less for the backward pass, and do less in it.
 
-Autograd keeps float32 copies of what enters a norm, and the product of a gate, because their weights might learn. In a
-frozen base they do not: the input alone is enough. A module is replaced only by one that gives the same bits on a trial
-input; every other stays as it is.
+Autograd keeps float32 copies of what enters a norm, and the product of a gate: the input alone is enough. A module is
+replaced only by one that gives the same bits on a trial input; every other stays as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ def make_lean(model: nn.Module) -> int:
 
 
 class LeanRMSNorm(nn.Module):
-    """RMSNorm (arXiv:1910.07467) with a frozen weight, as Llama computes it: in float32, the weight in x's dtype."""
+    """RMSNorm (arXiv:1910.07467) as Llama computes it: in float32, the weight in x's dtype. The weight's gradient is
+    computed where an adapter lets a copy of it learn."""
 
     def __init__(self, weight: nn.Parameter, variance_epsilon: float) -> None:
         super().__init__()
@@ -62,16 +62,17 @@ class _RMSNorm(torch.autograd.Function):
         wide = x.float()
         scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
         ctx.save_for_backward(x, weight, scale)
-        return weight * (wide * scale).to(x.dtype)
+        return weight.to(x.dtype) * (wide * scale).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         normed = x.float().mul_(scale)
-        pull = (grad * weight).float()
+        learned = (grad.float() * normed).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        pull = (grad * weight.to(grad.dtype)).float()
         along = (pull * normed).mean(-1, keepdim=True)
-        return pull.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), None, None
+        return pull.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), learned, None
 
 
 class _SiluGate(torch.autograd.Function):

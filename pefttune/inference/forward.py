@@ -24,7 +24,8 @@ def outputs_of(model: Any, loaded: Loaded, batch: Batch) -> Tensor:
 
 def can_share(model: Any, loaded: Sequence[Loaded]) -> bool:
     """Whether these adapters can go through the base together, in a ragged batch."""
-    return all(one.head for one in loaded) or logits_are_linear(model)
+    mix = all(one.adapter is None or one.adapter.mixes for one in loaded)
+    return mix and (all(one.head for one in loaded) or logits_are_linear(model))
 
 
 def outputs_together(model: Any, loaded: Sequence[Loaded], batches: Sequence[Batch]) -> list[Tensor]:

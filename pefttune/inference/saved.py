@@ -56,6 +56,6 @@ def attach_saved(session: Session, saved: Saved) -> Loaded:
         loaded.load_state(methods.weights.read(saved.source.folder, loaded.parameters))
     except BaseException:
         if loaded.adapter is not None:
-            loaded.adapter.detach()
+            methods.detach(session.base.model, loaded.adapter)
         raise
     return loaded

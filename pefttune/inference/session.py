@@ -48,7 +48,7 @@ class Session:
         self.base = base
         self.causal = is_causal(base.model)  # whether a token is blind to what follows it: a decoder
         self.max_batch_tokens = max_batch_tokens or tokens_at_once(base.device)
-        self._shelf = Shelf(max_adapter_mib, partial(attach_again, self), partial(methods.tables_nbytes, base.model))
+        self._shelf = Shelf(base.model, max_adapter_mib, partial(attach_again, self))
         self._active: str | None = None
         self._lock = threading.RLock()
         self.collator = Collator(base, self._lock, causal=self.causal)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pefttune import methods
 from pefttune.errors import AdapterError
 from pefttune.inference.loaded import Loaded, Purpose
 
@@ -21,14 +23,11 @@ class Source:
 
 class Shelf:
     """Adapters in the order in which they were last used. Those that were read from a folder may be taken off the base,
-    the least recently used first, to keep `limit_mib`; asked for again they are `read` anew. `shared_bytes` is the
-    memory of what is made of all that are on the base together."""
+    the least recently used first, to keep `limit_mib`; asked for again they are `read` anew."""
 
-    def __init__(
-        self, limit_mib: float | None, read: Callable[[Source], Loaded], shared_bytes: Callable[[], int]
-    ) -> None:
+    def __init__(self, model: Any, limit_mib: float | None, read: Callable[[Source], Loaded]) -> None:
+        self._model, self._read = model, read
         self._limit = None if limit_mib is None else int(limit_mib * 2**20)
-        self._read, self._shared_bytes = read, shared_bytes
         self._loaded: dict[str, Loaded] = {}
         self._away: dict[str, Purpose] = {}
         self._sources: dict[str, Source] = {}
@@ -88,7 +87,8 @@ class Shelf:
         if self._limit is None:
             return
         for other in [each for each in self._loaded if each in self._sources and each != beside]:
-            if nbytes + self._shared_bytes() + sum(each.nbytes for each in self._loaded.values()) <= self._limit:
+            own = sum(each.nbytes for each in self._loaded.values())
+            if nbytes + methods.tables_nbytes(self._model) + own <= self._limit:
                 break
             self._take_off(other)
 
@@ -101,4 +101,4 @@ class Shelf:
         loaded = self._loaded.pop(name)
         self._away[name] = Purpose(loaded.task, loaded.encoder, loaded.max_length)
         if loaded.adapter is not None:
-            loaded.adapter.detach()
+            methods.detach(self._model, loaded.adapter)

@@ -5,28 +5,42 @@ from typing import Any
 
 from pefttune.methods import weights
 from pefttune.methods.head import HeadAlone
-from pefttune.methods.lora import FILE_PREFIX, LoraAdapter, tables_nbytes
+from pefttune.methods.injected import CONFIGS, InjectedAdapter
+from pefttune.methods.lora import LoraAdapter, tables_nbytes
+from pefttune.methods.places import FILE_PREFIX
 from pefttune.methods.protocol import Adapter
 
-METHODS: dict[str, type[LoraAdapter] | type[HeadAlone]] = {"head": HeadAlone, "lora": LoraAdapter}
+METHODS: dict[str, type[HeadAlone | LoraAdapter | InjectedAdapter]] = {
+    "head": HeadAlone,
+    "lora": LoraAdapter,
+    **dict.fromkeys(CONFIGS, InjectedAdapter),
+}
 
 
 def attach(model: Any, config: Any) -> Adapter:
-    """Attach a new, frozen adapter of `config.method` to `model`, in place. The model's outputs do not change yet.
+    """Attach a new, frozen adapter of `config.method` to `model`, in place, and let none act. The model's outputs do
+    not change yet.
 
     Raises BaseError when the method cannot be attached to this base.
     """
+    activate(model)
     return METHODS[config.method](model, config)
 
 
 def activate(model: Any, *adapters: Adapter | None, rows: Sequence[slice] = ()) -> None:
     """Let one adapter act in the model's forward, or none: then it is the base itself. Several act each on its own
     `rows` of the batch."""
-    for method in METHODS.values():
-        method.deactivate(model)
+    for kind in (InjectedAdapter, LoraAdapter):
+        kind.deactivate(model)
     for adapter, own in zip(adapters, rows or [slice(None)] * len(adapters), strict=True):
         if adapter is not None:
             adapter.activate(own)
 
 
-__all__ = ["FILE_PREFIX", "METHODS", "Adapter", "activate", "attach", "tables_nbytes", "weights"]
+def detach(model: Any, adapter: Adapter) -> None:
+    """Take an adapter off the model, which is then as it was, and lets none act."""
+    activate(model)
+    adapter.detach()
+
+
+__all__ = ["FILE_PREFIX", "METHODS", "Adapter", "activate", "attach", "detach", "tables_nbytes", "weights"]

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor, nn
 
-from pefttune.recipe import schema
+from pefttune.recipe.adapters import Head
 
 
 class HeadAlone:
@@ -20,8 +20,9 @@ class HeadAlone:
 
     parameters: dict[str, nn.Parameter]
     first_layer: None = None
+    mixes = True
 
-    def __init__(self, model: Any, config: schema.Head) -> None:
+    def __init__(self, model: Any, config: Head) -> None:
         self.parameters = {}
 
     def train(self, mode: bool) -> None:
@@ -29,10 +30,6 @@ class HeadAlone:
 
     def activate(self, rows: slice = slice(None)) -> None:
         """Leave the base as it is on these rows."""
-
-    @staticmethod
-    def deactivate(model: nn.Module) -> None:
-        """Nothing of it acts in the model's forward."""
 
     def state(self) -> dict[str, Tensor]:
         """No tensors."""

@@ -8,10 +8,9 @@ dtype of the base, and several may act in one pass, each on its own rows.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,11 +21,9 @@ from torch import Tensor, nn
 
 from pefttune.errors import BaseError
 from pefttune.methods.lora_layer import Acting, LoraLinear
-from pefttune.recipe import schema
+from pefttune.methods.places import FILE_PREFIX, POOLER, layer_of, layers_of, linear_modules, path_in_class, targets_of
+from pefttune.recipe.adapters import Lora
 
-FILE_PREFIX = "base_model.model."
-# It reads one token of each text, behind the layers, and belongs to a head.
-POOLER = "pooler"
 _slots = itertools.count()
 _acting: WeakKeyDictionary[nn.Module, list[Acting]] = WeakKeyDictionary()
 
@@ -34,16 +31,18 @@ _acting: WeakKeyDictionary[nn.Module, list[Acting]] = WeakKeyDictionary()
 class LoraAdapter:
     """One LoRA adapter on a model, frozen until `train(True)`; its weights are float32 masters."""
 
-    def __init__(self, model: Any, config: schema.Lora) -> None:
+    mixes = True
+
+    def __init__(self, model: Any, config: Lora) -> None:
         self._slot = f"slot{next(_slots)}"
         self._model = model
-        linears = _linear_modules(model)
+        linears = linear_modules(model)
         self._config = LoraConfig(
             r=config.r,
             lora_alpha=2 * config.r if config.lora_alpha is None else config.lora_alpha,
             lora_dropout=config.lora_dropout,
-            target_modules=_targets(model, linears, config.target_modules),
-            layers_to_transform=_layers(model, config.layers),
+            target_modules=targets_of(model, linears, config.target_modules),
+            layers_to_transform=layers_of(model, config.layers),
             use_rslora=config.use_rslora,
             exclude_modules=[name for name, _ in model.named_modules() if name.startswith(f"{POOLER}.")] or None,
         )
@@ -52,7 +51,7 @@ class LoraAdapter:
         self._layers: dict[str, LoraLinear] = {}
         for name, linear in linears.items():
             # By the path PEFT will see, for a layer's number is looked for behind two names.
-            if check_target_module_exists(self._config, _path_in_class(model) + name):
+            if check_target_module_exists(self._config, path_in_class(model) + name):
                 self._layers[name] = layer = _wrapped(model, name, linear, acting)
                 layer.add(self._slot, config.r, scale, config.lora_dropout)
         if not self._layers:
@@ -61,7 +60,7 @@ class LoraAdapter:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters by file key."""
-        prefix = FILE_PREFIX + _path_in_class(self._model)
+        prefix = FILE_PREFIX + path_in_class(self._model)
         return {
             f"{prefix}{name}.lora_{half}.weight": weights[self._slot]
             for name, layer in self._layers.items()
@@ -71,7 +70,7 @@ class LoraAdapter:
     @property
     def first_layer(self) -> int:
         """The lowest of the base's layers that it changes; 0 also where that is not known."""
-        return min(_layer_of(name) for name in self._layers)
+        return min(layer_of(name) for name in self._layers)
 
     def train(self, mode: bool) -> None:
         """Let its parameters learn and its dropout drop, or neither."""
@@ -122,13 +121,6 @@ def tables_nbytes(model: Any) -> int:
     return sum(layer.tables_nbytes(model.dtype) for layer in model.modules() if isinstance(layer, LoraLinear))
 
 
-def _path_in_class(model: Any) -> str:
-    """What stands before a module's path in transformers' classes for tasks: an encoder, here loaded alone, has a name
-    of its own there."""
-    alone = model.base_model is model and model.get_output_embeddings() is None  # T5 is its own base, and whole
-    return f"{model.base_model_prefix}." if alone else ""
-
-
 def _wrapped(model: nn.Module, name: str, linear: nn.Linear, acting: list[Acting]) -> LoraLinear:
     """The LoRA layer at `name`, put around the base's own if there is none yet."""
     layer = model.get_submodule(name)
@@ -136,56 +128,3 @@ def _wrapped(model: nn.Module, name: str, linear: nn.Linear, acting: list[Acting
         layer = LoraLinear(linear, acting)
         model.set_submodule(name, layer)
     return layer
-
-
-def _linear_modules(model: Any) -> dict[str, nn.Linear]:
-    """The linear layers of the base by path, without its output layer and pooler. (bitsandbytes' layers are nn.Linear
-    too.)"""
-    output = model.get_output_embeddings()
-    modules: dict[str, nn.Linear] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and module is not output and not name.startswith(POOLER):
-            modules[name.removesuffix(".base_layer")] = module
-    return modules
-
-
-def _targets(model: Any, linears: Mapping[str, nn.Linear], wanted: str | Sequence[str]) -> list[str]:
-    """Names of the modules to adapt. Raises BaseError when one of them is nowhere in the base."""
-    present = sorted({name.rpartition(".")[2] for name in linears})
-    if not present:
-        raise BaseError(f"adapter.method: {type(model).__name__} has no linear layers that LoRA could be attached to")
-    if wanted == "all-linear":
-        return present
-    for target in wanted:
-        if target not in present:
-            close = difflib.get_close_matches(target, present, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise BaseError(
-                f"adapter.target_modules: the base has no linear module {target!r}{hint}; it has {', '.join(present)}"
-            )
-    return list(wanted)
-
-
-def _layer_of(name: str) -> int:
-    """The first number in a module's path is that of its layer."""
-    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
-
-
-def _layers(model: Any, wanted: str | Sequence[int] | None) -> list[int] | None:
-    """Indices of the layers to adapt, None for all. Raises BaseError when the base has no such layers."""
-    if wanted is None:
-        return None
-    if model.config.is_encoder_decoder:
-        raise BaseError(
-            "adapter.layers: this base is an encoder-decoder, and its encoder and its decoder count their layers each "
-            "from 0; leave it out, so that all are adapted, or choose modules by adapter.target_modules"
-        )
-    count = model.config.get_text_config().num_hidden_layers
-    if isinstance(wanted, str):
-        top = int(wanted.removeprefix("top-"))
-        if top > count:
-            raise BaseError(f"adapter.layers: the base has {count} layers; {wanted} asks for more")
-        return list(range(count - top, count))
-    if not wanted or not all(0 <= index < count for index in wanted):
-        raise BaseError(f"adapter.layers: the base has layers 0 to {count - 1}; {list(wanted)} is not in it")
-    return list(wanted)

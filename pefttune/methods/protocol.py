@@ -11,6 +11,9 @@ from torch import Tensor, nn
 class Adapter(Protocol):
     """One adapter attached to a resident base. The loop sees only `parameters`; it never learns the method's name."""
 
+    mixes: bool
+    """Whether several such adapters may act in one pass, each on its own rows."""
+
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters by the key they have in the adapter's file."""
@@ -26,10 +29,6 @@ class Adapter(Protocol):
     def activate(self, rows: slice = slice(None)) -> None:
         """Act in the model's forward on these rows of the batch, besides those that act already."""
 
-    @staticmethod
-    def deactivate(model: nn.Module) -> None:
-        """Let no adapter of this method act in the model's forward."""
-
     def state(self) -> dict[str, Tensor]:
         """Its tensors by file key, on the CPU."""
 
@@ -40,4 +39,4 @@ class Adapter(Protocol):
         """What `adapter_config.json` says of it, without the base's name; its task is to write."""
 
     def detach(self) -> None:
-        """Take it off the base, which is then as it was."""
+        """Take it off the base, where no adapter acts, and which is then as it was."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import re
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from pefttune.recipe.adapters import METHODS, AdapterSection, Head, Lora
 from pefttune.recipe.tasks import TaskSection
-from pefttune.recipe.types import Fraction, Indices, NonNegative, Number, Positive, Section, Switch, Texts, Whole
+from pefttune.recipe.types import Fraction, NonNegative, Number, Positive, Section, Switch, Texts, Whole
 
 
 class Base(Section):
@@ -182,47 +183,6 @@ class Data(Section):
         return self
 
 
-class Lora(Section):
-    """LoRA (arXiv:2106.09685), through PEFT."""
-
-    method: Literal["lora"] = Field(
-        description="The kind of adapter. `lora`: low-rank updates of the base's layers, and the task's head where it "
-        "has one. `head`: that head alone; the frozen base's outputs are its features, computed once for each row "
-        "(`training.cache_frozen_layers`)."
-    )
-    r: Whole = Field(8, gt=0, le=1024, description="Rank of the update matrices.")
-    lora_alpha: Annotated[NonNegative, Field(le=65536)] | None = Field(
-        None, description="Scale: the update is multiplied by lora_alpha / r. By default 2 · r.", examples=[16]
-    )
-    lora_dropout: Fraction = Field(0.0, description="Dropout on the adapter's input while training.")
-    target_modules: Literal["all-linear"] | Texts = Field(
-        "all-linear",
-        description="Names of the modules to adapt, or `all-linear`: every linear layer below the output layer "
-        "(“LoRA Without Regret”, thinkingmachines.ai, 2025).",
-    )
-    layers: str | Indices | None = Field(
-        None,
-        description="The layers to adapt: `top-8`, the eight nearest the output, or indices from 0. By default all. "
-        "Frozen layers below the lowest one need no backward pass, and are run once for each example "
-        "(`training.cache_frozen_layers`).",
-        examples=["top-8", [28, 29]],
-    )
-    use_rslora: Switch = Field(False, description="Scale by lora_alpha / √r instead (arXiv:2312.03732).")
-
-    @field_validator("layers")
-    @classmethod
-    def _top_or_indices(cls, layers: str | tuple[int, ...] | None) -> str | tuple[int, ...] | None:
-        if isinstance(layers, str) and not re.fullmatch(r"top-[1-9][0-9]*", layers):
-            raise ValueError(f"{layers!r} is not `top-` and a number, such as top-8: the 8 layers nearest the output")
-        return layers
-
-
-class Head(Section):
-    """The task's head alone, on the outputs of the frozen base (linear probing)."""
-
-    method: Literal["head"] = Field(description="The kind of adapter.")
-
-
 class Training(Section):
     """The loop. Names are those of transformers' TrainingArguments."""
 
@@ -343,7 +303,7 @@ class Recipe(Section):
     task: TaskSection = Field(description="What is to be learned.")
     base: Base = Field(default_factory=Base, description="The frozen model.")
     data: Data = Field(description="The rows.")
-    adapter: Lora | Head = Field(
+    adapter: AdapterSection = Field(
         default_factory=lambda: Lora(method="lora"), discriminator="method", description="What is trained."
     )
     training: Training = Field(default_factory=Training, description="How it is trained.")
@@ -354,13 +314,25 @@ class Recipe(Section):
 
     @field_validator("adapter")
     @classmethod
-    def _has_something_to_train(cls, adapter: Lora | Head, info: ValidationInfo) -> Lora | Head:
+    def _has_something_to_train(cls, adapter: AdapterSection, info: ValidationInfo) -> AdapterSection:
         task = info.data.get("task")
         if isinstance(adapter, Head) and task is not None and not task.has_head:
             mend = "set `task.approach: head`, or take" if hasattr(task, "approach") else "take"
             raise ValueError(
                 f"`method: head` trains the task's head alone, but this {task.type} is answered in words, without a "
                 f"head: {mend} `method: lora`"
+            )
+        return adapter
+
+    @field_validator("adapter")
+    @classmethod
+    def _works_on_the_base(cls, adapter: AdapterSection, info: ValidationInfo) -> AdapterSection:
+        base = info.data.get("base")
+        if base is not None and base.quantization in adapter.not_on:
+            able = [word for word, kind in METHODS.items() if base.quantization not in kind.not_on]
+            raise ValueError(
+                f"`method: {adapter.method}` does not work with `base.quantization: {base.quantization}`; "
+                f"{', '.join(able)} do"
             )
         return adapter
 

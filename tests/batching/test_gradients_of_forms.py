@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pefttune import methods
 from pefttune.batching import Batch, hidden_rows, padded, prepare, ragged, target_log_likelihoods
 from pefttune.data import Example
-from pefttune.recipe import schema
+from pefttune.recipe.adapters import Lora
 
 CPU = torch.device("cpu")
 # float32 keeps 24 bits: the same sums in another order, through two layers and back.
@@ -50,7 +50,7 @@ def on(base_of: Any, folder_of: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
             monkeypatch.setattr("pefttune.bases.dense.PART_OF_FREE_MEMORY", 0)
         model = base_of(folder_of(kind), **BASES[held]).model
         prepare(model)
-        adapter = methods.attach(model, schema.Lora(method="lora", r=4))
+        adapter = methods.attach(model, Lora(method="lora", r=4))
         torch.manual_seed(3)
         for parameter in adapter.parameters.values():
             parameter.data.normal_(std=0.1)

@@ -15,8 +15,8 @@ from pefttune.batching import Batch, Outputs, evaluation_batches
 from pefttune.batching.layers import decoder_layers
 from pefttune.data import Example, Row
 from pefttune.inference import Session, boundary_of
-from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
+from pefttune.recipe.adapters import Head
 
 TEXTS = ["fine film", "a dull, cold and much too long film, as poor as any", "warm", "bright and warm"]
 CONTEXT = "the film was made in paris by ann"
@@ -69,7 +69,7 @@ def attached(session: Session, case: str) -> list[Example]:
     task = tasks.get(section)
     rows = [Row(task.check(row), f"row {i}") for i, row in enumerate(values, start=1)]
     torch.manual_seed(3)
-    loaded = session.add("a", session.attach(task.with_labels_of(rows, []), schema.Head(method="head"), 256))
+    loaded = session.add("a", session.attach(task.with_labels_of(rows, []), Head(method="head"), 256))
     for parameter in loaded.parameters.values():
         parameter.data.normal_(std=0.2)
     examples = [example for row in rows for example in loaded.encoder(row)]

@@ -97,6 +97,7 @@ PUBLIC = {
         "METHODS",
         "activate",
         "attach",
+        "detach",
         "tables_nbytes",
         "weights",
     },

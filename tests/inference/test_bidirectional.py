@@ -17,8 +17,9 @@ from pefttune.batching import hidden_rows
 from pefttune.data import Row
 from pefttune.errors import BaseError
 from pefttune.inference import Session, open_session
-from pefttune.recipe import load_recipe, schema
+from pefttune.recipe import load_recipe
 from pefttune.recipe import tasks as sections
+from pefttune.recipe.adapters import Lora
 
 TEXTS = ["Ada goes to Rome", "Bob", "in Oslo it rains on the day on which Eve and Kim come from New York", "Lima , Ada"]
 PASSAGES = [{"question": "who?", "context": text} for text in TEXTS]
@@ -29,7 +30,7 @@ ORDER_OF_SUMS = 1e-5
 def add(session: Session, name: str, section: Any, seed: int) -> Any:
     torch.manual_seed(seed)
     task = tasks.get(section).with_labels(("LOC", "PER") if "token" in section.type else ())
-    loaded = session.add(name, session.attach(task, schema.Lora(method="lora", r=4), 128))
+    loaded = session.add(name, session.attach(task, Lora(method="lora", r=4), 128))
     for parameter in loaded.parameters.values():
         parameter.data.normal_(std=0.2)  # a fresh LoRA does nothing
     return loaded

@@ -18,8 +18,8 @@ from pefttune.inference import Session
 from pefttune.inference.answer import Answer
 from pefttune.inference.generation import can_write, groups, write
 from pefttune.inference.sampling import Sampling
-from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
+from pefttune.recipe.adapters import Lora
 from pefttune.tasks import Generation
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260k"
@@ -46,7 +46,7 @@ def add(session: Session, name: str = "a", seed: int = 1, **section: Any) -> Any
     """A summarizer whose adapter does something."""
     task = tasks.get(sections.Summarization(type="summarization", **{"max_new_tokens": 12, **section}))
     torch.manual_seed(seed)
-    loaded = session.add(name, session.attach(task, schema.Lora(method="lora", r=4), 256))
+    loaded = session.add(name, session.attach(task, Lora(method="lora", r=4), 256))
     for parameter in loaded.parameters.values():
         parameter.data.normal_(std=0.05)
     return loaded

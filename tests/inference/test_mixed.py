@@ -63,13 +63,13 @@ def test_the_base_itself_is_untouched_by_adapters_beside_it(session: Session, ba
 
 def test_what_has_no_zero_shot_form_is_said_so(session: Session) -> None:
     from pefttune import tasks
-    from pefttune.recipe import schema
     from pefttune.recipe import tasks as sections
+    from pefttune.recipe.adapters import Lora
 
     section = sections.TextClassification(
         type="text-classification", approach="head", problem_type="multi_label_classification", labels=("a", "b")
     )
-    session.add("many", session.attach(tasks.get(section), schema.Lora(method="lora"), 64))
+    session.add("many", session.attach(tasks.get(section), Lora(method="lora"), 64))
     with pytest.raises(AdapterError, match="the base of 'many' cannot be asked to do text-classification without"):
         session.predict(TEXTS, "base:many")
     with pytest.raises(AdapterError, match="no adapter 'base:none' in this session"):

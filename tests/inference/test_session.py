@@ -138,11 +138,11 @@ def test_a_row_that_cannot_be_read_is_told(session: Session, adapted: Any, row: 
 
 def test_a_row_may_have_its_column_in_any_form_that_files_have(session: Session) -> None:
     from pefttune import tasks
-    from pefttune.recipe import schema
     from pefttune.recipe import tasks as sections
+    from pefttune.recipe.adapters import Lora
 
     section = sections.Summarization(type="summarization", min_new_tokens=0, max_new_tokens=3)
-    session.add("short", session.attach(tasks.get(section), schema.Lora(method="lora"), 128))
+    session.add("short", session.attach(tasks.get(section), Lora(method="lora"), 128))
     [whole, parts] = session.predict([{"document": "One. Two."}, {"document": ["One.", "Two."]}], "short")
     assert parts == whole
 

@@ -16,13 +16,13 @@ from pefttune.bases import Base
 from pefttune.errors import BaseError
 from pefttune.methods.lora import FILE_PREFIX
 from pefttune.methods.lora_layer import LoraLinear
-from pefttune.recipe import schema
+from pefttune.recipe.adapters import Lora
 
 LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def lora(**changes: Any) -> schema.Lora:
-    return schema.Lora(**{"method": "lora", "r": 4, **changes})
+def lora(**changes: Any) -> Lora:
+    return Lora(**{"method": "lora", "r": 4, **changes})
 
 
 @torch.no_grad()
@@ -238,7 +238,7 @@ def test_an_encoder_that_is_loaded_alone_has_the_names_of_its_class_for_a_task(k
     config = getattr(transformers, f"{kind}Config")(vocab_size=300, pad_token_id=0, **small)
     whole = transformers.AutoModelForSequenceClassification.from_config(config)
     alone = whole.base_model
-    adapter = methods.attach(alone, schema.Lora(method="lora", r=2, layers=[2]))
+    adapter = methods.attach(alone, Lora(method="lora", r=2, layers=[2]))
     assert adapter.first_layer == 2
     of_adapter = adapter.config()
     same = {key: of_adapter[key] for key in ("r", "target_modules", "layers_to_transform", "exclude_modules")}

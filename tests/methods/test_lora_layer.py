@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pefttune import methods
 from pefttune.methods.lora_layer import Acting, LoraLinear, LowRankLinear, LowRankUpdate
-from pefttune.recipe import schema
+from pefttune.recipe.adapters import Lora
 
 I, O, R = 6, 5, 12  # noqa: E741 (the letters of the shapes in lora_layer.py)
 UPDATES = {
@@ -178,7 +178,7 @@ def test_a_new_update_has_pefts_initial_values_and_no_effect() -> None:
 
 def test_another_adapter_is_a_pointer(base_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     base = base_of()
-    adapters = [methods.attach(base.model, schema.Lora(method="lora", r=2)) for _ in range(2)]
+    adapters = [methods.attach(base.model, Lora(method="lora", r=2)) for _ in range(2)]
     walked: list[Any] = []
     for name in ("modules", "named_modules", "parameters", "named_parameters", "apply", "set_submodule"):
         honest = getattr(nn.Module, name)
@@ -194,7 +194,7 @@ def test_another_adapter_is_a_pointer(base_of: Any, monkeypatch: pytest.MonkeyPa
 def test_a_quantized_layer_keeps_its_own_product(base_of: Any, quantization: str, monkeypatch: Any) -> None:
     monkeypatch.setattr("pefttune.bases.dense.PART_OF_FREE_MEMORY", 0)
     base = base_of(quantization=quantization)
-    adapter = methods.attach(base.model, schema.Lora(method="lora", r=2, target_modules=["up_proj"], layers=[1]))
+    adapter = methods.attach(base.model, Lora(method="lora", r=2, target_modules=["up_proj"], layers=[1]))
     torch.manual_seed(0)
     for parameter in adapter.parameters.values():
         parameter.data.normal_()

@@ -15,7 +15,7 @@ from torch import Tensor
 from pefttune import methods
 from pefttune.errors import AdapterError
 from pefttune.methods import weights
-from pefttune.recipe import schema
+from pefttune.recipe.adapters import Lora
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def base(base_of: Any) -> Any:
 
 @pytest.fixture
 def adapter(base: Any) -> methods.Adapter:
-    attached = methods.attach(base.model, schema.Lora(method="lora", r=4))
+    attached = methods.attach(base.model, Lora(method="lora", r=4))
     torch.manual_seed(0)
     for parameter in attached.parameters.values():
         parameter.data.normal_(std=0.2)

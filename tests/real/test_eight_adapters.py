@@ -13,6 +13,7 @@ from pefttune.data import Row
 from pefttune.inference import Session
 from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
+from pefttune.recipe.adapters import Lora
 
 pytestmark = pytest.mark.real
 
@@ -47,7 +48,7 @@ def session() -> Session:
     torch.manual_seed(0)
     for name, (keys, labels) in HEADS.items():
         task = tasks.get(KINDS[keys["type"]](**keys)).with_labels(labels)
-        loaded = session.add(name, session.attach(task, schema.Lora(method="lora", r=4), 512))
+        loaded = session.add(name, session.attach(task, Lora(method="lora", r=4), 512))
         for parameter in loaded.parameters.values():
             parameter.data.normal_(std=0.05)
     return session

@@ -14,6 +14,7 @@ from pefttune import bases, batching, methods, pipeline
 from pefttune.data import Example
 from pefttune.inference import Loaded, Session
 from pefttune.recipe import load_recipe, schema
+from pefttune.recipe.adapters import Lora
 
 pytestmark = pytest.mark.real
 FILM = str(Path(__file__).parents[2] / "recipes" / "film-sentiment.yaml")
@@ -31,7 +32,7 @@ def learning(base: bases.Base) -> tuple[Session, Loaded, list[Example]]:
     task, rows = pipeline.read_data(recipe)
     session = Session(base)
     encoder = task.encoder(base.tokenizer, 512, causal=True)
-    adapter = methods.attach(base.model, schema.Lora(method="lora", r=4))
+    adapter = methods.attach(base.model, Lora(method="lora", r=4))
     torch.manual_seed(0)
     for key, parameter in adapter.parameters.items():
         if "lora_B" in key:

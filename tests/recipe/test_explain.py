@@ -56,6 +56,10 @@ LEAVES = {
     "adapter.target_modules",
     "adapter.layers",
     "adapter.use_rslora",
+    "adapter.feedforward_modules",
+    "adapter.oft_block_size",
+    "adapter.boft_block_size",
+    "adapter.boft_n_butterfly_factor",
     "training.per_device_train_batch_size",
     "training.gradient_accumulation_steps",
     "training.max_batch_tokens",
@@ -93,6 +97,15 @@ TYPES = {  # of the tasks whose keys text classification has not
 }
 
 
+# Keys that only one method has.
+METHODS = {
+    "adapter.feedforward_modules": "ia3",
+    "adapter.oft_block_size": "oft",
+    "adapter.boft_block_size": "boft",
+    "adapter.boft_n_butterfly_factor": "boft",
+}
+
+
 @pytest.fixture
 def file_of(tmp_path: Path) -> Any:
     """A recipe that has the key."""
@@ -101,7 +114,7 @@ def file_of(tmp_path: Path) -> Any:
         path = tmp_path / "x.yaml"
         path.write_text(
             f"task: {{type: {TYPES.get(key, 'text-classification')}}}\n"
-            "data: {source: r.csv}\noutput: {name: film}\nadapter: {method: lora}\n",
+            f"data: {{source: r.csv}}\noutput: {{name: film}}\nadapter: {{method: {METHODS.get(key, 'lora')}}}\n",
             encoding="utf-8",
         )
         return path
@@ -160,7 +173,7 @@ def test_a_key_in_words() -> None:
         "above 0 and at most 1024",
     )
     assert (found.default, found.choices, found.unit, found.value, found.origin, found.keys) == (
-        "8",
+        "8 (lora), 8 (dora), 256 (vera), 64 (miss)",
         (),
         None,
         None,

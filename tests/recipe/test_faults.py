@@ -12,7 +12,7 @@ from pefttune.errors import RecipeError
 from pefttune.recipe import recipe_from_mapping
 from pefttune.recipe.faults import sentences
 from pefttune.recipe.keys import Slot
-from pefttune.recipe.schema import Indices, Section
+from pefttune.recipe.types import Indices, Section
 
 # What is added to the minimal recipe, from line 4 on → the one fault.
 WRONG = {
@@ -59,12 +59,17 @@ WRONG = {
     ),
     "misspelt method": (
         "adapter:\n  method: loar",
-        "x.yaml:5  adapter.method: 'loar' is not one of: lora, head; did you mean 'lora'?",
+        "x.yaml:5  adapter.method: 'loar' is not one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, head; did "
+        "you mean 'lora'?",
     ),
-    "no method": ("adapter: {r: 4}", "x.yaml:4  adapter.method: missing key; one of: lora, head"),
+    "no method": (
+        "adapter: {r: 4}",
+        "x.yaml:4  adapter.method: missing key; one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, head",
+    ),
     "key of another method": (
         "adapter:\n  method: head\n  r: 8",
-        "x.yaml:6  adapter.r: unknown key here; it belongs to `method: lora`",
+        "x.yaml:6  adapter.r: unknown key here; it belongs to `method: lora` or `method: dora` or `method: vera` or "
+        "`method: miss`",
     ),
     "misspelt key of a method without any": (
         "adapter: {method: head, learing_rate: 1}",

@@ -17,8 +17,8 @@ from pefttune.data import Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError, RecipeError
 from pefttune.inference import Session
-from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
+from pefttune.recipe.adapters import Lora
 from pefttune.tasks.multi_label import Labelled
 from pefttune.tasks.text_regression import Number
 
@@ -126,7 +126,7 @@ def test_keys_that_do_not_fit_together_are_told(recipe_of: Any, keys: dict[str, 
 def test_loss_is_that_of_transformers(base_of: Any, many: tasks.Task, number: tasks.Task, problem_type: str) -> None:
     session = Session(base_of())
     task, right = (many, [["red"], [], ["blue", "green"]]) if "label" in problem_type else (number, [0.5, -2.0, 7.25])
-    loaded = session.add("a", session.attach(task, schema.Lora(method="lora", r=2), 64))
+    loaded = session.add("a", session.attach(task, Lora(method="lora", r=2), 64))
     rows = [Row({"text": f"text {i}", "label": label}, "") for i, label in enumerate(right)]
     examples = [example for row in rows for example in loaded.encoder(row)]
     batch = session.collator.collate(examples, every_answer=False)

@@ -20,6 +20,7 @@ from pefttune.errors import DataError
 from pefttune.inference import Session, open_session
 from pefttune.recipe import load_recipe, schema
 from pefttune.recipe import tasks as sections
+from pefttune.recipe.adapters import Lora
 from pefttune.tasks import Answer, QuestionAnswering
 from pefttune.tasks.passage import UNKNOWN
 
@@ -174,7 +175,7 @@ def test_a_prediction_is_drawn_in_its_passage() -> None:
 def session_of(base: Any, task: QuestionAnswering, max_length: int) -> Session:
     session = Session(base)
     torch.manual_seed(1)
-    loaded = session.add("qa", session.attach(task, schema.Lora(method="lora", r=4), max_length))
+    loaded = session.add("qa", session.attach(task, Lora(method="lora", r=4), max_length))
     for parameter in loaded.parameters.values():
         parameter.data.normal_(std=0.2)  # a fresh LoRA does nothing
     return session

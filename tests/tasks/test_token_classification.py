@@ -18,8 +18,9 @@ from pefttune.data import Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import DataError
 from pefttune.inference import Session, open_session
-from pefttune.recipe import load_recipe, schema
+from pefttune.recipe import load_recipe
 from pefttune.recipe import tasks as sections
+from pefttune.recipe.adapters import Lora
 from pefttune.tasks import Piece, Tagged, TokenClassification
 from pefttune.tasks.tags import as_iob2
 from pefttune.tasks.words import UNKNOWN
@@ -192,7 +193,7 @@ def session_of(base: Any, max_length: int = 64) -> Session:
     session = Session(base)
     torch.manual_seed(1)
     task = task_of(("LOC", "PER"))
-    loaded = session.add("ner", session.attach(task, schema.Lora(method="lora", r=4), max_length))
+    loaded = session.add("ner", session.attach(task, Lora(method="lora", r=4), max_length))
     for parameter in loaded.parameters.values():
         parameter.data.normal_(std=0.2)  # a fresh LoRA does nothing
     return session

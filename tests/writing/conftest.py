@@ -100,14 +100,14 @@ def pairs_of(base_of: Any, tiny_pair: Any) -> Any:
 
     from pefttune import tasks
     from pefttune.inference import Session
-    from pefttune.recipe import schema
     from pefttune.recipe import tasks as sections
+    from pefttune.recipe.adapters import Lora
 
     def open_(kind: str, names: str = "a", **changes: Any) -> Any:
         session = Session(base_of(tiny_pair(kind), **changes))
         for name in names:
             section = sections.Summarization(type="summarization", instruction="summarize:", max_new_tokens=20)
-            loaded = session.add(name, session.attach(tasks.get(section), schema.Lora(method="lora", r=4), 96))
+            loaded = session.add(name, session.attach(tasks.get(section), Lora(method="lora", r=4), 96))
             torch.manual_seed(ord(name))
             for parameter in loaded.parameters.values():
                 parameter.data.normal_(std=0.2)

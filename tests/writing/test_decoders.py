@@ -60,12 +60,12 @@ def test_the_loss_of_a_conversation_is_the_same_padded_and_ragged(base_of: Any) 
     from pefttune import evaluation, tasks
     from pefttune.data import Row
     from pefttune.inference import Session
-    from pefttune.recipe import schema
     from pefttune.recipe import tasks as sections
+    from pefttune.recipe.adapters import Lora
 
     session = Session(base_of())
     section = sections.TextGeneration(type="text-generation", max_new_tokens=20)
-    loaded = session.add("a", session.attach(tasks.get(section), schema.Lora(method="lora", r=4), 256))
+    loaded = session.add("a", session.attach(tasks.get(section), Lora(method="lora", r=4), 256))
     torch.manual_seed(1)
     for parameter in loaded.parameters.values():
         parameter.data.normal_(std=0.2)

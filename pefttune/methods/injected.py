@@ -1,0 +1,251 @@
+"""Methods whose layers are PEFT's own: built around the base's modules once, and in their places only while the
+adapter acts. Between two uses the base is as it was, whatever other adapters are on it.
+
+In PEFT's own way, adapters of all methods in one tree, each would take the layers of the others for the base's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import peft
+import torch
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_FEEDFORWARD
+from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
+from torch import Tensor, nn
+
+from pefttune.errors import BaseError
+from pefttune.methods.lora_layer import LoraLinear
+from pefttune.methods.places import FILE_PREFIX, POOLER, layer_of, layers_of, linear_modules, path_in_class, targets_of
+from pefttune.recipe import adapters as sections
+
+_names = itertools.count()
+# What the layers that act stand in the places of.
+_displaced: WeakKeyDictionary[nn.Module, dict[str, nn.Module]] = WeakKeyDictionary()
+
+
+class InjectedAdapter:
+    """One adapter of a method that PEFT has, frozen until `train(True)`; its weights are float32 masters. See
+    `pefttune.methods.protocol.Adapter`."""
+
+    mixes = False
+
+    def __init__(self, model: Any, config: Any) -> None:
+        """On a model where no adapter acts. Raises BaseError when the method cannot be attached to it."""
+        self._model, self._name = model, f"slot{next(_names)}"
+        self._places = PLACES[config.method](model, config)
+        if not self._places:
+            raise BaseError("adapter: no module is both in target_modules and in the layers asked for")
+        with warnings.catch_warnings():
+            # Of kernels that BOFT would like, of VeRA's matrices, which are drawn again from their seed, of lean norms.
+            warnings.simplefilter("ignore")
+            self._config = CONFIGS[config.method](model, config, self._places)
+            self._layers = self._built(config.method)
+        for layer in self._layers.values():
+            layer.eval()
+            for name, buffer in list(layer.named_buffers()):
+                if name.endswith(f".{self._name}"):  # VeRA's matrices, which meet float32 weights
+                    layer.get_submodule(name.rpartition(".")[0])._buffers[self._name] = buffer.float()
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(False)
+
+    def _built(self, method: str) -> dict[str, nn.Module]:
+        """PEFT's layers by place, around modules of the base alone, which is then as it was."""
+        with _bare(self._model) as originals:
+            try:
+                PEFT_TYPE_TO_TUNER_MAPPING[self._config.peft_type](self._model, self._config, self._name)
+            except (ValueError, TypeError, AttributeError, NotImplementedError, AssertionError) as error:
+                raise BaseError(f"adapter.method: {method} does not fit this base: {error}") from None
+            finally:
+                layers = {
+                    name: self._model.get_submodule(name)
+                    for name in self._places
+                    if self._model.get_submodule(name) is not originals[name]
+                }
+                for name in layers:
+                    self._model.set_submodule(name, originals[name])
+                vars(self._model).pop("peft_config", None)
+        return layers
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Its parameters by file key."""
+        prefix = FILE_PREFIX + path_in_class(self._model)
+        return {
+            f"{prefix}{name}.{key.replace(f'.{self._name}', '')}": parameter
+            for name, layer in self._layers.items()
+            for key, parameter in layer.named_parameters()
+            if f".{self._name}" in key
+        }
+
+    @property
+    def first_layer(self) -> int:
+        """The lowest of the base's layers that it changes; 0 also where that is not known."""
+        return min(map(layer_of, self._layers))
+
+    def train(self, mode: bool) -> None:
+        """Let its parameters learn and its dropout drop, or neither."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(mode)
+        for layer in self._layers.values():
+            for module in layer.modules():
+                if isinstance(module, nn.Dropout):
+                    module.train(mode)
+
+    def activate(self, rows: slice = slice(None)) -> None:
+        """Act on all rows; of a batch that others share it cannot have a part."""
+        assert rows == slice(None)
+        displaced = _displaced.setdefault(self._model, {})
+        for name, layer in self._layers.items():
+            displaced[name] = self._model.get_submodule(name)
+            self._model.set_submodule(name, layer)
+
+    @staticmethod
+    def deactivate(model: nn.Module) -> None:
+        """Put back what stood where the acting adapter's layers are."""
+        for name, module in _displaced.pop(model, {}).items():
+            model.set_submodule(name, module)
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors by file key, on the CPU."""
+        return {key: parameter.detach().cpu().clone() for key, parameter in self.parameters.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over tensors that were checked against `parameters`."""
+        with torch.no_grad():
+            for key, parameter in self.parameters.items():
+                parameter.copy_(state[key])
+
+    def config(self) -> dict[str, Any]:
+        """PEFT's own configuration, with the targets as names."""
+        config: dict[str, Any] = self._config.to_dict()
+        prefix = path_in_class(self._model)
+        if (inner := config.get("feedforward_modules")) is not None:
+            config["feedforward_modules"] = sorted(prefix + name for name in inner)
+        config["target_modules"] = sorted(prefix + name for name in self._places)  # PEFT has shortened its own
+        return config | {"task_type": "SEQ_2_SEQ_LM" if self._model.config.is_encoder_decoder else "CAUSAL_LM"}
+
+    def detach(self) -> None:
+        """Take it off the base, where no adapter acts."""
+        self._layers = {}
+
+
+@contextmanager
+def _bare(model: nn.Module) -> Iterator[dict[str, nn.Module]]:
+    """The base's own modules, by name, in their places, without the layers that LoRA put around them."""
+    wrapped = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+    for name, module in wrapped.items():
+        model.set_submodule(name, module.base_layer)
+    try:
+        yield dict(model.named_modules())
+    finally:
+        for name, module in wrapped.items():
+            model.set_submodule(name, module)
+
+
+def _in_layers(model: Any, names: Mapping[str, nn.Module], config: Any) -> list[str]:
+    layers = layers_of(model, config.layers)
+    return [name for name in names if layers is None or layer_of(name) in layers]
+
+
+def _linear(model: Any, config: Any) -> list[str]:
+    linears = linear_modules(model)
+    wanted = targets_of(model, linears, config.target_modules)
+    return _in_layers(model, {name: one for name, one in linears.items() if name.rpartition(".")[2] in wanted}, config)
+
+
+def _norms(model: Any, config: Any) -> list[str]:
+    kinds = {name: module for name, module in model.named_modules() if type(module).__name__.endswith("Norm")}
+    return _in_layers(model, {name: one for name, one in kinds.items() if not name.startswith(POOLER)}, config)
+
+
+def _scaled(model: Any, config: sections.Ia3) -> list[str]:
+    kind = model.config.get_text_config().model_type
+    wanted = config.target_modules or IA3_TARGETS.get(kind)
+    if wanted is None:
+        raise BaseError(
+            f"adapter.target_modules: PEFT knows no usual ones of {kind} for ia3; name attention's keys and values and "
+            "the last layer of the feed-forward part, and that last one in adapter.feedforward_modules too"
+        )
+    return _linear(model, config.model_copy(update={"target_modules": tuple(wanted)}))
+
+
+def _feedforward(model: Any, config: sections.Ia3, places: list[str]) -> list[str]:
+    kind = model.config.get_text_config().model_type
+    usual = [] if config.target_modules else IA3_FEEDFORWARD.get(kind, [])
+    wanted = config.feedforward_modules or usual
+    return [name for name in places if name.rpartition(".")[2] in wanted]
+
+
+def _dora(model: Any, config: sections.Dora, places: list[str]) -> peft.PeftConfig:
+    return peft.LoraConfig(
+        r=config.r,
+        lora_alpha=2 * config.r if config.lora_alpha is None else config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        use_rslora=config.use_rslora,
+        use_dora=True,
+        target_modules=places,
+    )
+
+
+def _ia3(model: Any, config: sections.Ia3, places: list[str]) -> peft.PeftConfig:
+    return peft.IA3Config(target_modules=places, feedforward_modules=_feedforward(model, config, places))
+
+
+def _oft(model: Any, config: sections.Oft, places: list[str]) -> peft.PeftConfig:
+    _divides(model, places, "oft_block_size", config.oft_block_size)
+    return peft.OFTConfig(r=0, oft_block_size=config.oft_block_size, target_modules=places)
+
+
+def _boft(model: Any, config: sections.Boft, places: list[str]) -> peft.PeftConfig:
+    _divides(model, places, "boft_block_size", config.boft_block_size)
+    factors = {"boft_n_butterfly_factor": config.boft_n_butterfly_factor}
+    return peft.BOFTConfig(boft_block_size=config.boft_block_size, **factors, target_modules=places)
+
+
+def _vera(model: Any, config: sections.Vera, places: list[str]) -> peft.PeftConfig:
+    return peft.VeraConfig(r=config.r, save_projection=False, target_modules=places)
+
+
+def _miss(model: Any, config: sections.Miss, places: list[str]) -> peft.PeftConfig:
+    return peft.MissConfig(r=config.r, target_modules=places)
+
+
+def _ln_tuning(model: Any, config: sections.LayerNorms, places: list[str]) -> peft.PeftConfig:
+    return peft.LNTuningConfig(target_modules=places)
+
+
+def _divides(model: Any, places: list[str], key: str, size: int) -> None:
+    """Raise BaseError where blocks of that size do not fit; PEFT would take another size and say so by a warning."""
+    for name in places:
+        width = linear_modules(model)[name].in_features
+        if width % size:
+            raise BaseError(f"adapter.{key}: blocks of {size} do not divide the {width} inputs of {name}; take another")
+
+
+Places = Callable[[Any, Any], list[str]]
+PLACES: dict[str, Places] = {
+    "dora": _linear,
+    "ia3": _scaled,
+    "oft": _linear,
+    "boft": _linear,
+    "vera": _linear,
+    "miss": _linear,
+    "ln_tuning": _norms,
+}
+CONFIGS: dict[str, Callable[[Any, Any, list[str]], peft.PeftConfig]] = {
+    "dora": _dora,
+    "ia3": _ia3,
+    "oft": _oft,
+    "boft": _boft,
+    "vera": _vera,
+    "miss": _miss,
+    "ln_tuning": _ln_tuning,
+}

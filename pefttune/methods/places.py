@@ -1,0 +1,75 @@
+"""Where in a base adapters go: its modules, by the names that they have in transformers' classes and PEFT's files."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from pefttune.errors import BaseError
+
+FILE_PREFIX = "base_model.model."
+# It reads one token of each text, behind the layers, and belongs to a head.
+POOLER = "pooler"
+
+
+def path_in_class(model: Any) -> str:
+    """What stands before a module's path in transformers' classes for tasks: an encoder, here loaded alone, has a name
+    of its own there."""
+    alone = model.base_model is model and model.get_output_embeddings() is None  # T5 is its own base, and whole
+    return f"{model.base_model_prefix}." if alone else ""
+
+
+def linear_modules(model: Any) -> dict[str, nn.Linear]:
+    """The linear layers of the base by path, without its output layer and pooler. (bitsandbytes' layers are nn.Linear
+    too.)"""
+    output = model.get_output_embeddings()
+    modules: dict[str, nn.Linear] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module is not output and not name.startswith(POOLER):
+            modules[name.removesuffix(".base_layer")] = module
+    return modules
+
+
+def targets_of(model: Any, linears: Mapping[str, nn.Linear], wanted: str | Sequence[str]) -> list[str]:
+    """Names of the modules to adapt. Raises BaseError when one of them is nowhere in the base."""
+    present = sorted({name.rpartition(".")[2] for name in linears})
+    if not present:
+        raise BaseError(f"adapter.method: {type(model).__name__} has no linear layers that LoRA could be attached to")
+    if wanted == "all-linear":
+        return present
+    for target in wanted:
+        if target not in present:
+            close = difflib.get_close_matches(target, present, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise BaseError(
+                f"adapter.target_modules: the base has no linear module {target!r}{hint}; it has {', '.join(present)}"
+            )
+    return list(wanted)
+
+
+def layer_of(name: str) -> int:
+    """The first number in a module's path is that of its layer."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
+
+
+def layers_of(model: Any, wanted: str | Sequence[int] | None) -> list[int] | None:
+    """Indices of the layers to adapt, None for all. Raises BaseError when the base has no such layers."""
+    if wanted is None:
+        return None
+    if model.config.is_encoder_decoder:
+        raise BaseError(
+            "adapter.layers: this base is an encoder-decoder, and its encoder and its decoder count their layers each "
+            "from 0; leave it out, so that all are adapted, or choose modules by adapter.target_modules"
+        )
+    count = model.config.get_text_config().num_hidden_layers
+    if isinstance(wanted, str):
+        top = int(wanted.removeprefix("top-"))
+        if top > count:
+            raise BaseError(f"adapter.layers: the base has {count} layers; {wanted} asks for more")
+        return list(range(count - top, count))
+    if not wanted or not all(0 <= index < count for index in wanted):
+        raise BaseError(f"adapter.layers: the base has layers 0 to {count - 1}; {list(wanted)} is not in it")
+    return list(wanted)

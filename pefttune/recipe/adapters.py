@@ -1,0 +1,172 @@
+"""The `adapter` section of a recipe: one class for each method, chosen by `method`. Rules are those of `schema.py`.
+
+Methods but `lora` and `head` are PEFT's own, with its names and default values.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import AfterValidator, Field
+
+from pefttune.recipe.types import Fraction, Indices, NonNegative, Section, Switch, Texts, Whole
+
+
+def _top_or_indices(layers: str | tuple[int, ...] | None) -> str | tuple[int, ...] | None:
+    if isinstance(layers, str) and not re.fullmatch(r"top-[1-9][0-9]*", layers):
+        raise ValueError(f"{layers!r} is not `top-` and a number, such as top-8: the 8 layers nearest the output")
+    return layers
+
+
+Rank = Annotated[Whole, Field(gt=0, le=1024, description="Rank of the update matrices.")]
+Alpha = Annotated[
+    Annotated[NonNegative, Field(le=65536)] | None,
+    Field(description="Scale: the update is multiplied by lora_alpha / r. By default 2 · r.", examples=[16]),
+]
+Dropout = Annotated[Fraction, Field(description="Dropout on the adapter's input while training.")]
+Targets = Annotated[
+    Literal["all-linear"] | Texts,
+    Field(
+        description="Names of the modules to adapt, or `all-linear`: every linear layer below the output layer "
+        "(“LoRA Without Regret”, thinkingmachines.ai, 2025).",
+    ),
+]
+Layers = Annotated[
+    str | Indices | None,
+    AfterValidator(_top_or_indices),
+    Field(
+        description="The layers to adapt: `top-8`, the eight nearest the output, or indices from 0. By default all. "
+        "Frozen layers below the lowest one need no backward pass, and are run once for each example "
+        "(`training.cache_frozen_layers`).",
+        examples=["top-8", [28, 29]],
+    ),
+]
+RankStabilized = Annotated[Switch, Field(description="Scale by lora_alpha / √r instead (arXiv:2312.03732).")]
+
+
+class Method(Section):
+    """What all methods say of themselves."""
+
+    not_on: ClassVar[tuple[str, ...]] = ()
+    """Values of `base.quantization` with which the method does not work."""
+
+
+class Lora(Method):
+    """LoRA (arXiv:2106.09685)."""
+
+    method: Literal["lora"] = Field(description="Low-rank updates of the base's layers (arXiv:2106.09685).")
+    r: Rank = 8
+    lora_alpha: Alpha = None
+    lora_dropout: Dropout = 0.0
+    target_modules: Targets = "all-linear"
+    layers: Layers = None
+    use_rslora: RankStabilized = False
+
+
+class Dora(Method):
+    """DoRA (arXiv:2402.09353): LoRA of a weight's direction, and its magnitude, a number for each output."""
+
+    not_on = ("int8",)  # PEFT cannot read the weights back whose magnitudes it wants (PEFT 0.21.2, on a CPU)
+
+    method: Literal["dora"] = Field(
+        description="LoRA of a weight's direction, and its magnitude as a number for each output (arXiv:2402.09353)."
+    )
+    r: Rank = 8
+    lora_alpha: Alpha = None
+    lora_dropout: Dropout = 0.0
+    target_modules: Targets = "all-linear"
+    layers: Layers = None
+    use_rslora: RankStabilized = False
+
+
+class Ia3(Method):
+    """IA³ (arXiv:2205.05638): keys, values and the inner activations of the feed-forward layers, scaled."""
+
+    method: Literal["ia3"] = Field(
+        description="A factor for each number that attention's keys and values and the feed-forward layer's inner "
+        "activations have (arXiv:2205.05638)."
+    )
+    target_modules: Annotated[
+        Texts | None,
+        Field(description="Names of the modules whose numbers are scaled. By default what PEFT knows of the model."),
+    ] = None
+    feedforward_modules: Annotated[
+        Texts | None,
+        Field(
+            description="Those of `target_modules` whose input is scaled instead of their output.",
+            examples=[["down_proj"]],
+        ),
+    ] = None
+    layers: Layers = None
+
+
+class Oft(Method):
+    """OFT (arXiv:2306.07280, arXiv:2506.19847): weights turned by blocks that keep angles."""
+
+    method: Literal["oft"] = Field(
+        description="An orthogonal matrix, in blocks, that turns a layer's input (arXiv:2306.07280, arXiv:2506.19847)."
+    )
+    oft_block_size: Whole = Field(32, gt=1, description="Numbers that a block turns among themselves.")
+    target_modules: Targets = "all-linear"
+    layers: Layers = None
+
+
+class Boft(Method):
+    """BOFT (arXiv:2311.06243): OFT with a butterfly of factors."""
+
+    method: Literal["boft"] = Field(
+        description="Orthogonal matrices as a product of sparse factors, a butterfly (arXiv:2311.06243)."
+    )
+    boft_block_size: Whole = Field(4, gt=1, description="Numbers that a block turns among themselves.")
+    boft_n_butterfly_factor: Whole = Field(1, gt=0, description="Factors of the butterfly.")
+    target_modules: Targets = "all-linear"
+    layers: Layers = None
+
+
+class Vera(Method):
+    """VeRA (arXiv:2310.11454): random matrices that all layers share, and two vectors of each layer that learn."""
+
+    method: Literal["vera"] = Field(
+        description="Random low-rank matrices, frozen and shared by all layers; only two vectors of each layer learn "
+        "(arXiv:2310.11454)."
+    )
+    r: Annotated[Whole, Field(gt=0, le=4096, description="Rank of the update matrices.")] = 256
+    target_modules: Targets = "all-linear"
+    layers: Layers = None
+
+
+class Miss(Method):
+    """MiSS (arXiv:2409.15371): one small matrix, spread over a whole weight."""
+
+    method: Literal["miss"] = Field(
+        description="One small matrix for each layer, spread over its whole weight (arXiv:2409.15371)."
+    )
+    r: Annotated[Whole, Field(gt=0, le=1024, description="Rank of the update matrices.")] = 64
+    target_modules: Targets = "all-linear"
+    layers: Layers = None
+
+
+class LayerNorms(Method):
+    """The weights of the normalizing layers (arXiv:2312.11420)."""
+
+    method: Literal["ln_tuning"] = Field(
+        description="The weights of the layers that normalize, learned anew (arXiv:2312.11420)."
+    )
+    layers: Layers = None
+
+
+class Head(Method):
+    """The task's head alone, on the outputs of the frozen base (linear probing)."""
+
+    method: Literal["head"] = Field(
+        description="The task's head alone; the frozen base's outputs are its features, computed once for each row "
+        "(`training.cache_frozen_layers`)."
+    )
+
+
+AdapterSection = Lora | Dora | Ia3 | Oft | Boft | Vera | Miss | LayerNorms | Head
+METHODS: dict[str, type[Method]] = {
+    get_args(kind.model_fields["method"].annotation)[0]: kind for kind in get_args(AdapterSection)
+}
+"""The sections by the word that chooses them."""

@@ -1,0 +1,212 @@
+"""Methods whose layers are PEFT's own: in place only while they act, and PEFT's to the bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from pefttune import methods
+from pefttune.errors import BaseError, RecipeError
+from pefttune.inference import Session
+from pefttune.recipe import adapters as sections
+from pefttune.recipe import recipe_from_mapping
+
+IDS = torch.arange(5, 40)[None]
+SMALL: dict[str, dict[str, Any]] = {
+    "dora": {"r": 4},
+    "ia3": {},
+    "oft": {"oft_block_size": 8},
+    "boft": {"boft_block_size": 4},
+    "vera": {"r": 16},
+    "miss": {"r": 4},
+    "ln_tuning": {},
+}
+METHODS = tuple(SMALL)
+PAIRS = [(method, quantization) for method in METHODS for quantization in ("none", "nf4", "fp4", "int8")]
+REFUSED = [(method, quantization) for method, quantization in PAIRS if quantization in sections.METHODS[method].not_on]
+WORKING = [pair for pair in PAIRS if pair not in REFUSED]
+
+
+def section(method: str, **changes: Any) -> Any:
+    return TypeAdapter(sections.AdapterSection).validate_python({"method": method, **SMALL[method], **changes})
+
+
+def moved(adapter: Any, std: float = 0.05) -> None:
+    """As after training: every weight somewhere else."""
+    torch.manual_seed(3)
+    for parameter in adapter.parameters.values():
+        parameter.data.add_(torch.randn_like(parameter) * std)
+
+
+@torch.no_grad()
+def logits(model: Any) -> Tensor:
+    found: Tensor = model(IDS, use_cache=False).logits
+    return found
+
+
+def recipe_with(method: str, quantization: str) -> Any:
+    return recipe_from_mapping(
+        {
+            "task": {"type": "text-classification", "labels": ["bad", "good"]},
+            "base": {"quantization": quantization},
+            "data": {"source": "x.csv"},
+            "adapter": {"method": method, **SMALL[method]},
+            "output": {"name": "x"},
+        },
+        "recipe.yaml",
+    )
+
+
+@pytest.mark.parametrize(("method", "quantization"), REFUSED)
+def test_what_does_not_work_is_refused_in_the_recipe_and_does_not_work(
+    base_of: Any, method: str, quantization: str
+) -> None:
+    with pytest.raises(RecipeError, match=f"`method: {method}` does not work with .*{quantization}.*; lora, .* do"):
+        recipe_with(method, quantization)
+    model = base_of(quantization=quantization).model
+    methods.activate(model, methods.attach(model, section(method)))
+    with pytest.raises(AttributeError):  # where PEFT wants bitsandbytes' int8 weights back
+        logits(model)
+
+
+@pytest.mark.parametrize(("method", "quantization"), WORKING)
+def test_it_changes_nothing_at_first_learns_in_ten_steps_and_leaves_the_base_as_it_was(
+    base_of: Any, quantization: str, method: str
+) -> None:
+    assert recipe_with(method, quantization).adapter.method == method
+    base = base_of(quantization=quantization)
+    model, digest, before = base.model, base.digest(), logits(base.model)
+    modules = dict(model.named_modules())
+    adapter = methods.attach(model, section(method))
+    assert dict(model.named_modules()) == modules
+    methods.activate(model, adapter)
+    assert torch.equal(logits(model), before)
+    adapter.train(True)
+    optimizer = torch.optim.AdamW(adapter.parameters.values(), lr=1e-2)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = model(IDS, labels=IDS, use_cache=False).loss
+        loss.backward()
+        assert all(p.grad is not None for p in adapter.parameters.values())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    adapter.train(False)
+    trained = logits(model)
+    assert not torch.equal(trained, before)
+    methods.activate(model)
+    assert torch.equal(logits(model), before)
+    again = methods.attach(model, section(method))
+    assert again.parameters.keys() == adapter.parameters.keys()
+    again.load(adapter.state())
+    methods.activate(model, again)
+    assert torch.equal(logits(model), trained)
+    for one in (adapter, again):
+        methods.detach(model, one)
+    assert dict(model.named_modules()) == modules
+    assert base.digest() == digest
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_on_a_bfloat16_base_its_weights_are_float32_and_learn(base_of: Any, method: str) -> None:
+    model = base_of(dtype="bfloat16").model
+    before = logits(model)
+    adapter = methods.attach(model, section(method))
+    methods.activate(model, adapter)
+    if method == "dora":  # it divides by the norm of the weight and multiplies by it again, in bfloat16
+        assert torch.allclose(logits(model), before, rtol=0, atol=2**-5 * float(before.abs().max()))
+    else:
+        assert torch.equal(logits(model), before)
+    adapter.train(True)
+    loss = model(IDS, labels=IDS, use_cache=False).loss
+    loss.backward()
+    for key, parameter in adapter.parameters.items():
+        assert parameter.dtype == parameter.grad.dtype == torch.float32, key
+    assert any(parameter.grad.any() for parameter in adapter.parameters.values())
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+@pytest.mark.parametrize("method", METHODS)
+def test_plain_peft_computes_the_same(model_of: Any, tmp_path: Any, method: str) -> None:
+    model = model_of("Llama", num_hidden_layers=4)  # of 28 linear layers: PEFT shortens lists of 20 and more
+    adapter = methods.attach(model, section(method))
+    moved(adapter)
+    methods.activate(model, adapter)
+    ours = logits(model)
+    methods.weights.write(tmp_path, adapter.config(), adapter.state(), "tiny", None)
+    theirs = peft.PeftModel.from_pretrained(model_of("Llama", num_hidden_layers=4), tmp_path)
+    assert torch.equal(logits(theirs), ours)
+
+
+def test_adapters_of_all_methods_are_on_one_base_and_none_sees_another(model_of: Any) -> None:
+    """A LoRA that came first, and one that came last."""
+    model = model_of("Llama")
+    lora = sections.Lora(method="lora", r=4)
+    on_it = {"first": methods.attach(model, lora), **{m: methods.attach(model, section(m)) for m in METHODS}}
+    on_it["last"] = methods.attach(model, lora)
+    for adapter in on_it.values():
+        moved(adapter)
+    found = {}
+    for name, adapter in on_it.items():
+        methods.activate(model, adapter)
+        found[name] = logits(model)
+    for name, adapter in reversed(on_it.items()):
+        methods.activate(model, adapter)
+        assert torch.equal(logits(model), found[name]), name
+        alone = model_of("Llama")
+        again = methods.attach(alone, lora if name in ("first", "last") else section(name))
+        again.load(adapter.state())
+        methods.activate(alone, again)
+        assert torch.equal(logits(alone), found[name]), name
+    for adapter in on_it.values():
+        methods.detach(model, adapter)
+    assert [type(one) for one in model.modules()] == [type(one) for one in model_of("Llama").modules()]
+
+
+def test_layers_and_targets_are_those_asked_for(model_of: Any) -> None:
+    model = model_of("Llama")
+    adapter = methods.attach(model, section("oft", layers=[1], target_modules=["q_proj"]))
+    assert list(adapter.parameters) == ["base_model.model.model.layers.1.self_attn.q_proj.oft_R.weight"]
+    assert adapter.first_layer == 1
+    assert adapter.config()["target_modules"] == ["model.layers.1.self_attn.q_proj"]
+    ia3 = methods.attach(model, section("ia3", layers="top-1"))
+    assert ia3.config()["feedforward_modules"] == ["model.layers.1.mlp.down_proj"]
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "told"),
+    [
+        ("oft", {"oft_block_size": 7}, "blocks of 7 do not divide the 32 inputs of model.layers.0.self_attn.q_proj"),
+        ("ia3", {"target_modules": ["k_prj"]}, "no linear module 'k_prj'; did you mean 'k_proj'"),
+        ("vera", {"layers": [9]}, "the base has layers 0 to 1"),
+    ],
+)
+def test_what_cannot_be_attached(model_of: Any, method: str, changes: dict[str, Any], told: str) -> None:
+    model = model_of("Llama")
+    modules = dict(model.named_modules())
+    with pytest.raises(BaseError, match=told):
+        methods.attach(model, section(method, **changes))
+    assert dict(model.named_modules()) == modules
+    assert not hasattr(model, "peft_config")
+
+
+def test_rows_of_such_adapters_do_not_share_a_pass_but_are_answered(base_of: Any, adapted: Any) -> None:
+    session = Session(base_of())
+    adapted(session, "lora", approach="head")
+    task = session["lora"].task
+    for method in METHODS:
+        loaded = session.add(method, session.attach(task, section(method), 256))
+        moved(loaded)
+    names = [*METHODS, "lora"] * 2
+    rows = [f"film number {i}" for i in range(len(names))]
+    mixed = list(session.predict(rows, names))
+    for row, name, found in zip(rows, names, mixed, strict=True):
+        assert next(iter(session.predict([row], name))).probabilities == pytest.approx(found.probabilities, rel=1e-4)
+    assert len({one.confidence for one in mixed}) > len(mixed) / 2
