@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 CHANGED_ROWS_SHOWN = 3
 TEXT_WIDTH = 90
 JUDGED = {"better": "better", "worse": "worse", "unclear": "not clearly different"}
+FEW = ", for too few rows differ"
 
 
 def print_comparison(comparison: Comparison, rows: str = "held-out rows") -> None:
@@ -26,10 +27,11 @@ def print_comparison(comparison: Comparison, rows: str = "held-out rows") -> Non
     out.print(table)
     level = percent(comparison.confidence_level)
     for difference in comparison.differences:
+        few = FEW if difference.judgement == "unclear" and not difference.low <= 0 <= difference.high else ""
         out.print(
             f"against {difference.against}: {points(difference.difference)} points "
             f"({level} interval {points(difference.low)} to {points(difference.high)}, "
-            f"sign test p {difference.sign_test_p:.2g}): {JUDGED[difference.judgement]}; "
+            f"sign test p {difference.sign_test_p:.2g}): {JUDGED[difference.judgement]}{few}; "
             f"{difference.fixed} rows better, {difference.broken} worse",
             soft_wrap=True,
         )

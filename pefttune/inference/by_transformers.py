@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,10 @@ from pefttune.inference.generation import Tokens
 from pefttune.inference.sampling import Sampling
 from pefttune.tasks import Generation
 
-# Of the model's own settings those of single tokens: the language it writes, what it begins and must not go on with.
+# Those of the model's own settings that name tokens: its language, and which may not be written at all or at first. And
+# the ends, which another thread may ask the model for meanwhile.
 OF_TOKENS = (
+    "eos_token_id",
     "decoder_start_token_id",
     "forced_bos_token_id",
     "forced_eos_token_id",
@@ -57,7 +60,8 @@ def written_by_transformers(
             input_ids=ids_BW.to(base.device),
             attention_mask=mask_BW.to(base.device),
             generation_config=config,
-            tokenizer=base.tokenizer,
+            # For stop texts it calls the tokenizer, which other threads use (`tasks.tokenizing`).
+            tokenizer=copy.deepcopy(base.tokenizer) if generation.stop else None,
         )
     first = 1 if apart else ids_BW.shape[1]  # behind the prompt, or what a decoder begins with
     answers = [_until_end(row, ends) for row in written_BW[:, first:].tolist()]

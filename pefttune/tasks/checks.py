@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 from pefttune.data import Row
@@ -24,13 +26,16 @@ def checked_text(value: Any, column: str = "text") -> str:
     return value.strip()
 
 
-def checked_label(value: Any) -> str:
-    """The name of a class: text without space around it, or a number. Raises RowFault for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers with one missing holds floats
+def checked_label(value: Any, labels: Collection[str]) -> str:
+    """The name of a class, one of `labels` if there are any: text without space around it, a number or a day. Raises
+    RowFault for anything else."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise RowFault("label", "is empty")
-    if not isinstance(value, str | int | float):
+    if (written := str(value)) in labels:
+        return written
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with one missing holds floats
+    if not isinstance(value, str | int | float | Decimal | date):
         raise RowFault("label", f"must be text or a number, not {shortened(value)}")
     if is_blank(label := str(value)):
         raise RowFault("label", "is empty")
@@ -69,6 +74,6 @@ def refuse_unlearned(
         f"{rows} held-out {'row has' if rows == 1 else 'rows have'} in the task's column `{column}` what no training "
         "row has, so that it could never be predicted:\n"
         + "\n".join(lines)
-        + "\nGive training rows of it, join it with another class, leave these rows out, or divide the rows yourself "
+        + "\nGive training rows of it, leave these rows out, or divide the rows yourself "
         "and name the files as data.train, data.validation and data.test."
     )

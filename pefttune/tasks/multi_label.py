@@ -81,7 +81,7 @@ class MultiLabel:
         parts = _parts(value) if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
             raise RowFault("label", f"is {type(value).__name__}, not a list of labels or words joined by commas")
-        names = [checked_label(part) for part in parts if not isinstance(part, str) or part.strip()]
+        names = [checked_label(part, self.labels) for part in parts if not isinstance(part, str) or part.strip()]
         labels = sorted({*names})
         if len(labels) < len(names) and {*labels} <= _FLAGS:
             raise RowFault("label", f"is {shortened(value)}, a flag for each label: name those that the row has")
@@ -99,6 +99,10 @@ class MultiLabel:
         labels = self.labels or sorted(seen)
         if len(labels) < 2:
             raise DataError(f"there is only the label {labels[0]!r}: name it and its absence, as two single labels")
+        if all(seen == {*row.values["label"]} for row in train):
+            flags = "; write their names instead of flags" if seen <= _FLAGS else ""
+            told = f"every training row has all labels ({', '.join(sorted(seen))}): there is nothing to learn{flags}"
+            raise DataError(told)
         return self.with_labels(labels)
 
     def with_labels(self, labels: Sequence[str]) -> MultiLabel:
@@ -211,6 +215,8 @@ def _parts(value: str) -> list[Any]:
     try:
         parts: list[Any] = json.loads(value)
     except (ValueError, RecursionError):
+        if re.search(r"\]\s*,\s*\[", value):  # labels that stand in brackets each
+            return value.split(",")
         told = f'{shortened(value)} is no list in JSON, such as ["a", "b"]; words joined by commas will do as well'
         raise RowFault("label", told) from None
     return parts

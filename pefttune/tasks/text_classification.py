@@ -84,7 +84,7 @@ class TextClassification:
         return checked
 
     def _label(self, value: Any) -> str:
-        label = checked_label(value)
+        label = checked_label(value, self.labels)
         if self.labels and label not in self.labels:
             close = difflib.get_close_matches(label, self.labels, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""

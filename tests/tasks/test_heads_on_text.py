@@ -86,6 +86,7 @@ def test_what_is_no_number_is_told(number: tasks.Task, value: Any) -> None:
 def test_labels_may_be_numbers_and_are_counted() -> None:
     task = task_of("multi_label_classification")
     rows = [Row(task.check({"text": "x", "label": label}), "") for label in ([0], [0, 1], [3, 1.0])]
+    assert task.check({"text": "x", "label": "[red],[blue]"})["label"] == ["[blue]", "[red]"]
     assert doctor.classes.count_kinds(task, rows) == {"0": 2, "1": 2, "3": 1}
 
 
@@ -106,6 +107,10 @@ def test_nothing_to_learn_is_told(many: tasks.Task, number: tasks.Task) -> None:
         many.with_labels_of([Row({"label": ["blue"]}, "f:1")], [Row({"label": ["red"]}, "f:2")])
     with pytest.raises(DataError, match="there is only the label 'blue'"):
         task_of("multi_label_classification").with_labels_of([Row({"label": ["blue"]}, "f:1")], [])
+    free = task_of("multi_label_classification")
+    flags = [Row(free.check({"text": "x", "label": label}), "f:1") for label in ([1, 0], [0, 1])]
+    with pytest.raises(DataError, match=r"every training row has all labels \(0, 1\): .*write their names instead of"):
+        free.with_labels_of(flags, [])
     with pytest.raises(DataError, match="every training row has the label 2: there is nothing to learn"):
         number.with_labels_of([Row({"label": 2.0}, "1")] * 3, [])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,18 @@ def test_a_label_is_text_or_a_number(value: Any, label: str) -> None:
     assert task_of().check({"text": "a", "label": value})["label"] == label
 
 
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(1.0, "1.0"), (Decimal("1"), "1"), (date(2026, 11, 23), "2026-11-23"), ("2", "2")],
+)
+def test_a_label_is_written_as_the_recipe_names_it(value: Any, label: str) -> None:
+    task = task_of(("0.0", "1.0", "1", "2", "2026-11-23", "None", "nan"))
+    assert task.check({"text": "a", "label": value})["label"] == label
+    for nothing in (None, math.nan):
+        with pytest.raises(RowFault, match="is empty"):
+            task.check({"text": "a", "label": nothing})
+
+
 def test_labels_are_those_of_the_training_rows_sorted_or_as_given() -> None:
     train = rows("b", "a", "c", "a")
     assert task_of().with_labels_of(train, rows("a")).labels == ("a", "b", "c")
@@ -96,7 +110,7 @@ def test_held_out_labels_that_nobody_learns_are_counted() -> None:
     assert first.startswith("24 held-out rows have in the task's column `label` what no training row has")
     assert lines[:2] == ["  'c' in f.csv:3, f.csv:4, f.csv:5 …", "  '0' in f.csv:7"]
     assert (len(lines), lines[-1]) == (11, "  and 11 more")
-    assert "join it with another class" in mend
+    assert mend.startswith("Give training rows of it, leave these rows out, or divide the rows yourself")
 
 
 def prediction(label: str, probability: float, labels: tuple[str, ...]) -> tasks.Classified:

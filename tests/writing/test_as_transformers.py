@@ -100,6 +100,24 @@ def test_how_the_model_would_write_by_itself_changes_nothing(pairs_of: Any, exam
     assert settings.to_dict() == kept
 
 
+def test_another_thread_meets_the_models_ends_and_a_tokenizer_of_its_own(
+    pairs_of: Any, examples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = pairs_of("Bart")
+    model, ends, met = session.base.model, session.base.model.generation_config.eos_token_id, []
+    generate = model.generate
+
+    def noting(**asked: Any) -> Any:
+        met.append((model.generation_config.eos_token_id, asked["tokenizer"]))
+        return generate(**asked)
+
+    monkeypatch.setattr(model, "generate", noting)
+    session.generate("a", examples(session), Generation(4, num_beams=2, stop=("x",)))
+    assert ends is not None
+    assert {end for end, _ in met} == {ends}
+    assert all(tokenizer is not None and tokenizer is not session.base.tokenizer for _, tokenizer in met)
+
+
 def test_which_language_the_model_begins_with_is_its_own(pairs_of: Any, examples: Any) -> None:
     session = pairs_of("Bart")
     session.base.model.generation_config.forced_bos_token_id = token = session.base.tokenizer.convert_tokens_to_ids("X")
