@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pefttune.data import Row, read_rows, write_rows
+from pefttune.data.escapes import WholeCharacters
 from pefttune.data.faults import BadRow
 from pefttune.errors import DataError
 
@@ -319,6 +321,32 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, format: str) -> None
         tracemalloc.stop()
     # The rows together are over 6 MB; 1024 of them, which Parquet reads at once, are 0.5 MB.
     assert peak < 1_500_000
+
+
+def test_memory_does_not_grow_with_escapes(tmp_path: Path) -> None:
+    """As Python writes any text that is not English."""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": "ж😀" * 50}] * 5000))
+    next(read_rows(path))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_rows(path)) == 5000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_500_000  # of 4.5 MB
+
+
+@pytest.mark.parametrize("size", range(12, 24))
+def test_no_piece_ends_within_an_escape(tmp_path: Path, size: int) -> None:
+    content = rb"\\\\ud83d\\ud83d\ud83d\ude00\u0416\\\ud83d\ude00" * 40
+    whole = WholeCharacters(BytesIO(content), tmp_path)
+    pieces = list(iter(lambda: whole.read(size), b""))
+    assert b"".join(pieces) == content
+    assert max(map(len, pieces)) < size + 12
+    broken = WholeCharacters(BytesIO(content + rb"\ud83d"), tmp_path)
+    with pytest.raises(DataError, match=rf"escape at byte {len(content) + 1} stands for half"):
+        list(iter(lambda: broken.read(size), b""))
 
 
 def test_nothing_heavy_is_imported() -> None:
