@@ -382,6 +382,14 @@ def test_names_that_change_places() -> None:
             "`answer_start`, or `human_ans_spans` and `human_ans_indices` in its place.",
         ),
         (
+            {"text;summary": "x;y"},
+            "summary",
+            {},
+            "has no column `summary`: there are `text;summary`. If that is more than one column, part the fields with "
+            "commas in a .csv file, with tabs in a .tsv file. Did you mean `text;summary`? Say which one is the task's "
+            "`summary` under `data.columns`, or give `summary1` in its place.",
+        ),
+        (
             # What the recipe names is not guessed at.
             {"summary": "x", "summary1": "y"},
             "summary",

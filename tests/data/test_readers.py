@@ -70,6 +70,17 @@ def test_tsv_takes_quotes_and_stray_returns_as_they_are(tmp_path: Path) -> None:
     ]
 
 
+def test_no_blank_lines_between_line_ends_of_cr_cr_lf(tmp_path: Path) -> None:
+    """As Windows writes the line ends CR LF in text mode."""
+    rows = rows_of(tmp_path / "a.csv", b'text\r\r\na\r\r\n\r\r\n"b\r\r\nc"\r\r\nd\r\r\n')
+    assert [row.values["text"] for row in rows] == ["a", "", "b\r\r\nc", "d"]
+
+
+def test_the_only_column_may_have_any_name(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "a.csv", b'"Comment; free\ttext"\ngood; but late\n')
+    assert [row.values for row in rows] == [{"Comment; free\ttext": "good; but late"}]
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
 def test_a_blank_line_of_one_column_is_a_row_but_at_the_end(tmp_path: Path, ending: str) -> None:
     rows = rows_of(tmp_path / f"a.{ending}", b"\ntext\nfoo\n\n\r\nbar\n\n\n")
@@ -128,10 +139,6 @@ def test_reading_goes_on_after_a_broken_row(tmp_path: Path) -> None:
 
 OLD_ENDS = "{path}: its lines end in CR alone, as on an old Mac: save it with line ends of LF or CR LF"
 NUL = "{path}: a NUL character in a column's name; is this a text file, saved as UTF-8?"
-PARTED = (
-    "a.csv:1: the header is one column, in whose name stands %s: part fields with commas in a .csv file, with tabs in "
-    "a .tsv file"
-)
 OPEN_QUOTE = (
     'A quote opens there and is not closed as it should be; inside of a quoted field a quote is doubled (""). '
     "Mend the quotes."
@@ -192,6 +199,12 @@ def test_column_names_for_a_file_with_a_header(tmp_path: Path) -> None:
             "{path}: broken JSON after row 1: `a` stands twice in an object. "
             "If each line is an object of its own, name it `.jsonl`, or set `data.format: jsonl` in a recipe.",
         ),
+        (
+            "a.json",
+            b'[{"a\\nb": 1, "a\\nb": 2}]',
+            "{path}: broken JSON after row 0: `a\nb` stands twice in an object. "
+            "If each line is an object of its own, name it `.jsonl`, or set `data.format: jsonl` in a recipe.",
+        ),
         *[
             (
                 "a.json",
@@ -210,8 +223,6 @@ def test_column_names_for_a_file_with_a_header(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": 1}\r{"a": 2}\r', OLD_ENDS),
         ("a.csv", "a,b\n1,2\n".encode("utf-16-le"), NUL),
         ("a.tsv", "a\tb\n1\t2\n".encode("utf-16-le"), NUL),
-        ("a.csv", b"text;label\na;b\n", PARTED % "';'"),
-        ("a.csv", b"text\tlabel\na\tb\n", PARTED % r"'\t'"),
         (
             # ijson.items needs gigabytes for these hundred kilobytes.
             "a.json",
