@@ -12,8 +12,8 @@ _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 _WHOLE = re.compile(rb"(?:[^\\]++|\\u[dD][89abAB]..\\u[dD][c-fC-F]|\\(?!u[dD][89a-fA-F]).?)*+", re.DOTALL)
 _UNFINISHED = re.compile(
     rb"(?<!\\)(?:\\\\)*(\\(?:u(?:[dD][89abAB]..(?:\\(?:u.{0,3})?)?|.{0,3}))?)\Z", re.DOTALL
-)  # at the end of a piece; a backslash after another one, itself no second one, begins no escape
-_LONGEST = 11  # bytes of an unfinished escape, the whole ones of two halves being of 12
+)  # at the end of a piece, where of a run of backslashes only an odd last one begins an escape
+_LONGEST = 11  # bytes of an unfinished escape: a whole one, of two halves, has 12
 
 
 class WholeCharacters:
