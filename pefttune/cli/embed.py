@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pefttune.cli.output import counted, err
+from pefttune.cli.predicted import check_file
 from pefttune.errors import DataError, InputError
 
 TAKEN = ("embedding", "tokens", "truncated")
@@ -37,8 +38,7 @@ def embed(
 
     if format_of(output_file) not in ("parquet", "jsonl"):
         raise InputError(f"--output {output_file}: vectors go into .parquet or .jsonl")
-    if output_file.is_dir():
-        raise InputError(f"--output {output_file} is a folder: name a file")
+    check_file(output_file)
     found = read_rows(source)  # what is wrong with the file's name is told before a base is read
 
     from pefttune import bases

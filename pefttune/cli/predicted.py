@@ -22,11 +22,11 @@ PAGE = ".html"
 
 
 def check_file(file: Path) -> None:
-    """Raise DataError or InputError where predictions cannot go into a file of that name."""
-    from pefttune.data.readers import format_of
+    """Raise DataError or InputError where rows or predictions cannot go into a file of that name."""
+    from pefttune.data.writers import format_to_write
 
     if file.suffix != PAGE:
-        format_of(file)
+        format_to_write(file)
     if file.is_dir():
         raise InputError(f"--output {file} is a folder: name a file")
 

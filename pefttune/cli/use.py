@@ -120,6 +120,7 @@ def _file_rows(file: Path, columns: dict[str, str]) -> Rows:
     from pefttune.data import Row, read_rows, take_columns
     from pefttune.data.columns import NoColumn
     from pefttune.data.faults import RowFault
+    from pefttune.data.hints import unparted
 
     rows = read_rows(file)  # outside of the generator: a file that is not there is told at once
 
@@ -130,7 +131,8 @@ def _file_rows(file: Path, columns: dict[str, str]) -> Rows:
             except NoColumn as fault:
                 there = ", ".join(row.values)
                 raise DataError(
-                    f"{row.origin}: there is no column {fault.column!r}, but {there}; name it with --text-column"
+                    f"{row.origin}: there is no column {fault.column!r}, but {there}; name it with --text-column."
+                    + unparted(list(row.values))
                 ) from None
             except RowFault as fault:
                 raise DataError(f"{row.origin}: {fault.column} {fault.message}") from None

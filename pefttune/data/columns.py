@@ -8,7 +8,7 @@ from typing import Any
 from pefttune.data.example import Row
 from pefttune.data.faults import BadRow, OnBadRow, RowFault
 from pefttune.data.forms import FORMS
-from pefttune.data.hints import did_you_mean, listed
+from pefttune.data.hints import did_you_mean, listed, unparted
 from pefttune.errors import DataError
 
 
@@ -20,7 +20,7 @@ class NoColumn(RowFault):
         forms = [form for form in FORMS.get(task, {}) if source == task and form != (task,)]
         others = [" and ".join(f"`{name}`" for name in form) for form in forms]
         self.help = (
-            f"has no column `{source}`: there are {listed(there)}.{did_you_mean(source, there)} "
+            f"has no column `{source}`: there are {listed(there)}.{unparted(there)}{did_you_mean(source, there)} "
             f"Say which one is the task's `{task}` under `data.columns`"
             + (f", or give {', or '.join(others)} in its place." if others else ".")
         )

@@ -8,8 +8,12 @@ from typing import BinaryIO
 
 from pefttune.errors import DataError
 
-_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]|(\\u[dD][89a-fA-F])|\\.", re.DOTALL)
-_LONGEST = 12  # bytes of the escape of a whole character, in two halves
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_WHOLE = re.compile(rb"(?:[^\\]++|\\u[dD][89abAB]..\\u[dD][c-fC-F]|\\(?!u[dD][89a-fA-F]).?)*+", re.DOTALL)
+_UNFINISHED = re.compile(
+    rb"(?<!\\)(?:\\\\)*(\\(?:u(?:[dD][89abAB]..(?:\\(?:u.{0,3})?)?|.{0,3}))?)\Z", re.DOTALL
+)  # at the end of a piece, where of a run of backslashes only an odd last one begins an escape
+_LONGEST = 11  # bytes of an unfinished escape: a whole one, of two halves, has 12
 
 
 class WholeCharacters:
@@ -17,17 +21,20 @@ class WholeCharacters:
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file, self.path = file, path
+        self.unfinished = b""
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes, and some more where an escape would be cut."""
-        piece = self.file.read(size)
-        while b"\\" in piece[-_LONGEST:] and (more := self.file.read(len(piece))):
-            piece += more
-        if b"\\u" in piece:
-            for escape in _ESCAPE.finditer(piece):
-                if escape[1]:
-                    place = self.file.tell() - len(piece) + escape.start() + 1
-                    raise DataError(
-                        f"{self.path}: the `\\u` escape at byte {place} stands for half a character (a lone surrogate)"
-                    )
+        """The next `size` bytes, up to an escape that they would cut, with the one that was cut before."""
+        read = self.file.read(size)
+        piece = self.unfinished + read
+        begin = self.file.tell() - len(piece)
+        self.unfinished = b""
+        run = len(piece[:-_LONGEST].rstrip(b"\\"))  # where the backslashes begin that may go on in the last bytes
+        if len(read) == size and (cut := _UNFINISHED.search(piece, run)):
+            piece, self.unfinished = piece[: cut.start(1)], cut[1]
+        if _HALF.search(piece) and (whole := _WHOLE.match(piece)) and whole.end() < len(piece):
+            raise DataError(
+                f"{self.path}: the `\\u` escape at byte {begin + whole.end() + 1} stands for half a character "
+                "(a lone surrogate)"
+            )
         return piece

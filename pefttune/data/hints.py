@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 SHOWN = 60  # characters of a value that a message shows
@@ -18,6 +18,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def listed(words: Iterable[str]) -> str:
     """The words in backticks, with commas."""
     return ", ".join(f"`{word}`" for word in words)
+
+
+def unparted(columns: Sequence[str]) -> str:
+    """A sentence, with a space before it, where the name of the only column looks like several; else empty."""
+    if len(columns) != 1 or not set(columns[0]) & set(";,\t"):
+        return ""
+    return " If that is more than one column, part the fields with commas in a .csv file, with tabs in a .tsv file."
 
 
 def shortened(value: Any) -> str:

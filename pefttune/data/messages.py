@@ -22,7 +22,7 @@ _PAIRS = [("role", "content"), ("from", "value")]
 # What would change the training if it were read, of a turn and of a row.
 _UNREAD = ("tool_calls", "function_call", "weight", "train", "loss", "reasoning_content", "thinking", "images", "tools")
 _UNREAD_COLUMNS = ("tools", "images")
-REPLIES = {"instruction": "output", "prompt": "completion", "question": "answer"}
+_REPLIES = {"instruction": "output", "prompt": "completion", "question": "answer"}
 """The column that holds the reply, by the one that holds what the user says."""
 
 
@@ -48,11 +48,11 @@ def from_instruction(row: _Values) -> Messages:
     calls the input `context` and the output `response`."""
     _refuse_unread(row)
     asked = _text(row["instruction"], "instruction")
-    for column in ("input", "context"):
-        if row.get(column):
-            asked += f"\n{_text(row[column], column)}"
-    output = "output" if row.get("response") is None else "response"
-    return [*_system(row), *_history(row), {"role": "user", "content": asked}, *_reply(row, output)]
+    given = _either(row, "input", "context")
+    if row.get(given):
+        asked += f"\n{_text(row[given], given)}"
+    replied = _reply(row, _either(row, "output", "response"))
+    return [*_system(row), *_history(row), {"role": "user", "content": asked}, *replied]
 
 
 def from_prompt(row: _Values) -> Messages:
@@ -75,7 +75,7 @@ def reply(row: _Values, column: str, form: Callable[[_Values], Messages]) -> str
     last = form(row)[-1]
     if last["role"] == "assistant":
         return last["content"]
-    own = REPLIES.get(column)
+    own = _REPLIES.get(column)
     if own is None and isinstance(row[column], str):
         raise RowFault(column, "is text, so the user's turn alone: learned are lists of messages that end with a reply")
     if own is None or isinstance(row[column], list):
@@ -92,6 +92,15 @@ def _refuse_unread(row: _Values, *more: str) -> None:
             raise RowFault(
                 column, "is not read here, and would change the training: write it into a turn, or leave the column out"
             )
+
+
+def _either(row: _Values, first: str, second: str) -> str:
+    """The column, of two that say the same in two forms, that the row has."""
+    if row.get(first) is None:
+        return second if row.get(second) or first not in row else first
+    if row.get(second) not in (None, "", row[first]):
+        raise RowFault(second, f"stands beside `{first}`, in whose place it is read: leave out one of the two columns")
+    return first
 
 
 def _system(row: _Values) -> Messages:
@@ -130,27 +139,37 @@ def _turns(row: _Values, column: str) -> Messages:
 
 
 def _turn(message: Any, column: str, turn: str) -> dict[str, str]:
-    found = [pair for pair in _PAIRS if isinstance(message, Mapping) and message.keys() >= set(pair)]
-    if len(found) > 1:  # where rows of both kinds are in one file, the other pair of each is null
-        found = [pair for pair in found if message[pair[0]] is not None]
-    if len(found) != 1:
-        raise RowFault(
-            column, f"{turn} must have `role` and `content`, or `from` and `value`, not {shortened(message)}"
-        )
-    role, content = (message[key] for key in found[0])
+    role, content = _said(message, column, turn)
     for key in _UNREAD:
         if message.get(key) not in (None, [], "", 1):
             raise RowFault(column, f"{turn} has `{key}`, which is not read here: leave it out")
     if role in _TOOLS:
         raise RowFault(column, f"{turn} is a tool's (`{role}`); only those of system, user and assistant are read here")
-    if not isinstance(role, str) or role not in _ROLES:
+    if role not in _ROLES.values():
         raise RowFault(column, f"{turn} has the role {role!r}, which is none of {listed(_ROLES)}")
     text = _joined(content)
     if text is None:
         raise RowFault(column, f"{turn} must be text, or a list of parts of text, not {shortened(content)}")
     if is_blank(text):
         raise RowFault(column, f"{turn} is empty")
-    return {"role": _ROLES[role], "content": text}
+    return {"role": role, "content": text}
+
+
+def _said(message: Any, column: str, turn: str) -> tuple[Any, Any]:
+    """A turn's role, by the name that it has here if it has one, and its content."""
+    keys = [pair for pair in _PAIRS if isinstance(message, Mapping) and message.keys() >= set(pair)]
+    if len(keys) > 1:  # where rows of both kinds are in one file, the other pair of each is null
+        keys = [pair for pair in keys if message[pair[0]] is not None]
+    if not keys:
+        raise RowFault(
+            column, f"{turn} must have `role` and `content`, or `from` and `value`, not {shortened(message)}"
+        )
+    said, *others = ((_ROLES.get(str(message[role]), message[role]), message[text]) for role, text in keys)
+    if others not in ([], [said]):
+        raise RowFault(
+            column, f"{turn} has both `role` and `content` and `from` and `value`, which differ: leave out one pair"
+        )
+    return said
 
 
 def _joined(content: Any) -> str | None:

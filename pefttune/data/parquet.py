@@ -53,6 +53,7 @@ def _array(name: str, values: list[Any], schema: pa.Schema, before: int) -> pa.A
     def array(count: int) -> pa.Array:
         found = pa.array(values[:count])
         _unified(schema, pa.schema({name: found.type}))
+        _refuse_text_as_bytes(values[:count], found.type)
         return found
 
     def fails(count: int) -> bool:
@@ -66,10 +67,42 @@ def _array(name: str, values: list[Any], schema: pa.Schema, before: int) -> pa.A
         return array(len(values))
     except (pa.ArrowException, OverflowError) as error:
         index = bisect_left(range(1, len(values)), True, key=fails)
-        raise DataError(
-            f"Row {before + index + 1}, column `{name}`: Parquet cannot hold {shortened(values[index])} there, "
-            f"as a column has one type ({error}): write JSONL"
-        ) from error
+        value = shortened(values[index])
+        told = f"{value} cannot be written to Parquet"
+        if _goes_alone(values[index]):
+            told = f"Parquet cannot hold {value} there, as a column has one type"
+        raise DataError(f"Row {before + index + 1}, column `{name}`: {told} ({error}): write JSONL") from error
+
+
+def _goes_alone(value: Any) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.array([value])
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
+
+
+def _refuse_text_as_bytes(values: list[Any], type: pa.DataType) -> None:
+    """Raise ArrowInvalid for text among bytes, which Arrow encodes without a word."""
+    import pyarrow as pa
+
+    if "binary" in str(type) and _has_text(values, pa.list_(type)):
+        raise pa.ArrowInvalid("text among bytes")
+
+
+def _has_text(value: Any, type: pa.DataType) -> bool:
+    """Whether there is text where the type has bytes."""
+    import pyarrow.types as types
+
+    if value is None:
+        return False
+    if types.is_list(type):
+        return any(_has_text(item, type.value_type) for item in value)
+    if types.is_struct(type):
+        return any(_has_text(value.get(field.name), field.type) for field in type)
+    return types.is_binary(type) and isinstance(value, str)
 
 
 def _cast(table: pa.Table, schema: pa.Schema, before: int) -> pa.Table:
@@ -78,8 +111,11 @@ def _cast(table: pa.Table, schema: pa.Schema, before: int) -> pa.Table:
     columns = {}
     for field in schema:
         try:
-            columns[field.name] = table[field.name].cast(field.type)
+            column = table[field.name]
+            if column.type != field.type:
+                _refuse_text_as_bytes(column.to_pylist(), field.type)
+            columns[field.name] = column.cast(field.type)
         except pa.ArrowException as error:
-            rows = f"Rows {before + 1} to {before + len(table)}"
+            rows = f"Row {before + 1}" if len(table) == 1 else f"Rows {before + 1} to {before + len(table)}"
             raise DataError(f"{rows}, column `{field.name}`: {error}: write JSONL") from error
     return pa.table(columns, schema=schema)

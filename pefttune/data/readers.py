@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -163,6 +164,10 @@ def _object(value: Any, origin: str) -> Row | BadRow:
 # JSON
 
 
+class _RefusedError(Exception):
+    """JSON that the parser takes and this module does not."""
+
+
 def _json(path: Path, _: Sequence[str] | None) -> _Rows:
     import ijson
 
@@ -181,8 +186,9 @@ def _json(path: Path, _: Sequence[str] | None) -> _Rows:
             raise DataError(
                 f"{path} has no rows: give an array of objects, or an object with such an array under `data`"
             )
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-        found = re.search(r"error: ([^\\\n]+)", str(error))  # yajl adds a drawing of the place
+    except (ijson.JSONError, UnicodeDecodeError, _RefusedError) as error:
+        # yajl adds a drawing of the place
+        found = None if isinstance(error, _RefusedError) else re.search(r"error: ([^\\\n]+)", str(error))
         raise DataError(
             f"{path}: broken JSON after row {number}: {found[1].rstrip('.') if found else error}. "
             "If each line is an object of its own, name it `.jsonl`, or set `data.format: jsonl` in a recipe."
@@ -191,8 +197,6 @@ def _json(path: Path, _: Sequence[str] | None) -> _Rows:
 
 def _keys_once(events: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """The events, up to a key that an object holds twice."""
-    import ijson
-
     open_objects: list[set[str]] = []
     for event, value in events:
         if event == "start_map":
@@ -201,7 +205,7 @@ def _keys_once(events: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             open_objects.pop()
         elif event == "map_key":
             if value in open_objects[-1]:
-                raise ijson.JSONError(f"error: {_twice([value])}")
+                raise _RefusedError(_twice([value]))
             open_objects[-1].add(value)
         yield event, value
 
@@ -231,7 +235,7 @@ def _elements(events: Iterator[tuple[str, Any]]) -> Iterator[Any]:
             builder.event(event, value)
         depth += event.startswith("start_") - event.startswith("end_")
         if depth > JSON_DEPTH:
-            raise ijson.JSONError(f"error: more than {JSON_DEPTH} brackets inside one another")
+            raise _RefusedError(f"more than {JSON_DEPTH} brackets inside one another")
         if builder is not None and depth == rows_depth:
             yield builder.value
             builder = None
@@ -249,7 +253,14 @@ def _csv(path: Path, column_names: Sequence[str] | None) -> _Rows:
 
 def _csv_records(path: Path, file: IO[str]) -> Iterator[_Record]:
     csv.field_size_limit(FIELD_CHARACTERS)  # the module's own limit is 128 KiB, less than a long document
-    reader = csv.reader(file, strict=True)
+    two: deque[str] = deque(["", ""], maxlen=2)  # the last lines
+
+    def lines() -> Iterator[str]:
+        for line in file:
+            two.append(line)
+            yield line
+
+    reader = csv.reader(lines(), strict=True)
     while True:
         line = reader.line_num + 1  # of the row's first line: a quoted field may hold line breaks
         try:
@@ -264,7 +275,8 @@ def _csv_records(path: Path, file: IO[str]) -> Iterator[_Record]:
                 ) from error
             yield line, f"broken CSV: {error}"
         else:
-            yield line, fields
+            if fields or two[1] != "\r\n" or not two[0].endswith("\r"):  # a line end of CR CR LF looks like two
+                yield line, fields
 
 
 def _tsv(path: Path, column_names: Sequence[str] | None) -> _Rows:
@@ -299,11 +311,6 @@ def _header(path: Path, records: Iterator[_Record]) -> list[str]:
     fault = record if isinstance(record, str) else fault_in("".join(record))
     if fault:
         raise DataError(f"{path.name}:{line}: {fault}")
-    if len(record) == 1 and (parting := {";", "\t"} & set(record[0])):
-        raise DataError(
-            f"{path.name}:{line}: the header is one column, in whose name stands {parting.pop()!r}: part fields with "
-            "commas in a .csv file, with tabs in a .tsv file"
-        )
     return list(record)
 
 

@@ -41,7 +41,7 @@ def open_sources(config: DataConfig, on_bad_row: OnBadRow) -> Sources:
 def is_hub_id(source: str) -> bool:
     """Whether it can only be a Hub id: not in the catalogue, no path that exists, no file's ending.
 
-    Any ending is one in a single word, which has a folder's name before it on the Hub or no dot.
+    A single word with a dot is taken for a file.
     """
     if source in CATALOGUE or os.path.exists(os.path.expanduser(source)) or Path(source).suffix.lower() in ENDINGS:
         return False

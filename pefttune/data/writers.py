@@ -27,11 +27,17 @@ def write_rows(path: Path, rows: Iterable[_Values]) -> None:
     DataError for an unknown ending, for CoNLL, which is only read, and for a row that the format cannot hold,
     StorageError when the file cannot be written; what stood at `path` before is then still there.
     """
-    write = _WRITERS.get(format_of(path))
-    if write is None:
-        raise DataError(f"{path}: files with the ending `{path.suffix}` are only read: write JSONL or another format")
+    write = _WRITERS[format_to_write(path)]
     with replacing(path) as file:
         write(file, iter(rows), path)
+
+
+def format_to_write(path: Path) -> Format:
+    """The format that the file's ending stands for. Raises DataError when it stands for none, or for one only read."""
+    format = format_of(path)
+    if format not in _WRITERS:
+        raise DataError(f"{path}: files with the ending `{path.suffix}` are only read: write JSONL or another format")
+    return format
 
 
 def _json_of(value: Any) -> str:

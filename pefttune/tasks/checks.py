@@ -10,7 +10,7 @@ from typing import Any
 
 from pefttune.data import Row
 from pefttune.data.faults import SHOWN, RowFault
-from pefttune.data.hints import shortened
+from pefttune.data.hints import shortened, unparted
 from pefttune.data.text import is_blank
 from pefttune.errors import DataError
 
@@ -45,8 +45,10 @@ def checked_label(value: Any, labels: Collection[str]) -> str:
 def checked_row_text(row: Row, column: str) -> str:
     """The text in a row's column. Raises DataError when there is none."""
     if column not in row.values:
-        there = ", ".join(row.values)
-        raise DataError(f"{row.origin}: there is no column {column!r}, but {there}; name it with --text-column")
+        raise DataError(
+            f"{row.origin}: there is no column {column!r}, but {', '.join(row.values)}; name it with --text-column."
+            + unparted(list(row.values))
+        )
     try:
         return checked_text(row.values[column], column)
     except RowFault as fault:

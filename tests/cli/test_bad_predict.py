@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from pefttune.cli.predicted import check_file
+from pefttune.errors import DataError
+
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
@@ -38,6 +41,11 @@ def test_an_empty_text(refused: Any, command: Any, shop: Any, known_bases: Path,
         ("x.txt", "fine", "the ending `.txt` is not known"),
         ("x.csv", "", "x.csv is empty"),
         ("x.csv", "body,id\nfine,1\n", "x.csv:2: there is no column 'text', but body, id; name it with --text-column"),
+        (
+            "x.csv",
+            "text;id\nfine;1\n",
+            "but text;id; name it with --text-column. If that is more than one column, part",
+        ),
         ("x.csv", "text,id\nfine,1\n,2\n", "x.csv:3: text is empty"),
         ("x.jsonl", '{"text": "a"}\n{"text": null}\n', "x.jsonl:2: text is NoneType, not text"),
         ("x.jsonl", '{"text": "a"}\n{"txt": "b"}\n', "x.jsonl:2: there is no column 'text', but txt"),
@@ -72,3 +80,8 @@ def test_predict_output(
     done = command("predict", "tiny", "--input", "x.jsonl", "--output", output, "--store", shop.store)
     assert (done.code, done.out, told in done.err) == (code, "", True)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_format_that_is_only_read_is_told_before_a_base_is_read() -> None:
+    with pytest.raises(DataError, match=r"^out\.conll: files with the ending `\.conll` are only read"):
+        check_file(Path("out.conll"))

@@ -163,9 +163,14 @@ SHARED_TALK = shared(("system", "be kind"), ("human", "hi"), ("gpt", "hello"), (
         ({"prompt": TALK[:4], "completion": TALK[4:]}, TALK),
         ({"prompt": turns("hi")}, turns("hi")),
         ({"instruction": "add", "context": "1 1", "response": "2"}, turns("add\n1 1", "2")),
+        ({"instruction": "hi", "input": None, "context": "!", "output": None, "response": "ho"}, turns("hi\n!", "ho")),
+        ({"instruction": "hi", "input": "!", "context": "", "output": "ho", "response": None}, turns("hi\n!", "ho")),
+        ({"instruction": "hi", "output": "ho", "response": "ho"}, turns("hi", "ho")),
+        ({"instruction": "hi", "output": None, "response": ""}, turns("hi")),
         ({"question": "hi", "answer": "hello"}, turns("hi", "hello")),
         ({"question": "hi", "context": "", "tools": [], "images": None}, turns("hi")),
         ({"messages": [{"role": "user", "content": "hi", "from": None, "value": None}]}, turns("hi")),
+        ({"messages": [{"role": "user", "content": "hi", "from": "human", "value": "hi"}]}, turns("hi")),
         ({"messages": [{"role": "user", "content": "hi", "train": True, "reasoning_content": ""}]}, turns("hi")),
         ({"question": "hi"}, turns("hi")),
         ({"messages": turns("hi"), "prompt": "other", "question": "another"}, turns("hi")),
@@ -177,6 +182,7 @@ def test_messages(row: dict[str, Any], messages: Any) -> None:
 
 ORDER = "should be: after a system message at most, user and assistant take turns"
 UNREAD = "is not read here, and would change the training: write it into a turn, or leave the column out"
+BESIDE = ", in whose place it is read: leave out one of the two columns"
 NO_TURN = "must have `role` and `content`, or `from` and `value`, not "
 
 
@@ -231,8 +237,11 @@ NO_TURN = "must have `role` and `content`, or `from` and `value`, not "
         ),
         (
             {"messages": [{"role": "user", "content": "hi", "from": "human", "value": "ho"}]},
-            f"messages: turn 1 {NO_TURN}{{'role': 'user', 'content': 'hi', 'from': 'human', 'value': …",
+            "messages: turn 1 has both `role` and `content` and `from` and `value`, which differ: leave out one pair",
         ),
+        ({"instruction": "i", "output": "gold", "response": "said"}, f"response: stands beside `output`{BESIDE}"),
+        ({"instruction": "i", "output": "", "response": "said"}, f"response: stands beside `output`{BESIDE}"),
+        ({"instruction": "i", "input": "x", "context": "c"}, f"context: stands beside `input`{BESIDE}"),
         ({"messages": TALK, "tools": [{"name": "add"}]}, f"tools: {UNREAD}"),
         ({"conversations": SHARED_TALK, "images": ["a.png"]}, f"images: {UNREAD}"),
         ({"question": "who?", "context": "Ada.", "answer": "Ada"}, f"context: {UNREAD}"),
@@ -371,6 +380,14 @@ def test_names_that_change_places() -> None:
             "has no column `answers`: there are `context`, `answer`. Did you mean `answer`? Say which one is the "
             "task's `answers` under `data.columns`, or give `answer_text` and `answer_start`, or `answer` and "
             "`answer_start`, or `human_ans_spans` and `human_ans_indices` in its place.",
+        ),
+        (
+            {"text;summary": "x;y"},
+            "summary",
+            {},
+            "has no column `summary`: there are `text;summary`. If that is more than one column, part the fields with "
+            "commas in a .csv file, with tabs in a .tsv file. Did you mean `text;summary`? Say which one is the task's "
+            "`summary` under `data.columns`, or give `summary1` in its place.",
         ),
         (
             # What the recipe names is not guessed at.

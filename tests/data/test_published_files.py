@@ -42,7 +42,7 @@ def test_official_subjqa(part: str, count: int, answerable: int, as_given: int) 
 
 @pytest.mark.shared
 @pytest.mark.parametrize(("name", "count"), [("xquad.en.json", 1190), ("train.jsonl", 970), ("test.jsonl", 220)])
-def test_official_xquad(name: str, count: int) -> None:
+def test_official_xquad_answers(name: str, count: int) -> None:
     assert [len(row["answers"]["text"]) for row in converted(f"xquad/{name}", QA, {})] == [1] * count
 
 

@@ -157,6 +157,7 @@ def test_a_table_refuses_other_columns(tmp_path: Path, format: str) -> None:
         (None, "x", None),
         ([], [1.5], []),
         ({"a": 1}, {"a": 1.5, "author": "Ann"}, {"a": 1.0, "author": None}),
+        ({"b": None}, {"b": b"\xff"}, {"b": None}),
         ({"b": [{"c": None}]}, {"a": "x", "b": [{"c": "y"}]}, {"b": [{"c": None}], "a": None}),
     ],
 )
@@ -181,8 +182,15 @@ def test_parquet_takes_the_type_that_all_rows_have(tmp_path: Path, first: Any, l
         ),
         (
             [1, 2**70, 2],
-            r"^Row 2, column `x`: Parquet cannot hold 1180591620717411303424 there, .* \(Python int too large",
+            r"^Row 2, column `x`: 1180591620717411303424 cannot be written to Parquet \(Python int too large",
         ),
+        (
+            [b"\xff", "é"],
+            r"^Row 2, column `x`: Parquet cannot hold 'é' there, as .* \(text among bytes\): write JSONL$",
+        ),
+        ([{"a": [b"\xff"]}, {"a": [None, "é"]}, None], r"^Row 2, column `x`: .* \(text among bytes\): write JSONL$"),
+        (["é"] * 1024 + [b"\xff"], r"^Rows 1 to 1024, column `x`: text among bytes: write JSONL$"),
+        ([b"\xff"] * 1024 + ["é"], r"^Row 1025, column `x`: text among bytes: write JSONL$"),
         (
             [2**53 + 1] * 1024 + [0.5],
             r"^Rows 1 to 1024, column `x`: Integer value 9007199254740993 not in range.*JSONL",
