@@ -1,11 +1,14 @@
-"""What is wrong with one row. Whether that stops the run is decided by whoever reads the rows."""
+"""What is wrong with one row, or with the names of all columns. Whether a row stops the run is decided by whoever reads
+the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pefttune.data.hints import listed
 from pefttune.errors import DataError
 
 SHOWN = 10  # broken rows that an error message lists
@@ -79,3 +82,11 @@ class BadRows:
             + "\n".join(lines)
             + "\nMend them, or raise `data.max_bad_rows`."
         )
+
+
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """Raise DataError for names of columns that hold a NUL or stand twice."""
+    if any("\0" in name for name in names):
+        raise DataError(f"{path}: a NUL character in a column's name; is this a text file, saved as UTF-8?")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}: more than one column is called {listed(duplicates)}")

@@ -1,18 +1,59 @@
-"""Rows into Parquet, where a column has one type: which one is known when the last row has come."""
+"""Rows out of Parquet, and into it, where a column has one type: which one is known when the last row has come."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from pefttune.data.example import Row
+from pefttune.data.faults import BadRow, check_names
 from pefttune.data.hints import shortened
-from pefttune.data.readers import PARQUET_ROWS
 from pefttune.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+PARQUET_ROWS = 1024  # read or written at once
+
+
+def read_parquet(path: Path, _: Sequence[str] | None) -> Iterator[Row | BadRow]:
+    """A row of each, of which a value that cannot be read takes no other one with it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            check_names(path, file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                for values in _values(batch):
+                    number += 1
+                    origin = f"{path.name}:{number}"
+                    yield Row(values, origin) if isinstance(values, dict) else BadRow(origin, *values)
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(f"{path}: broken Parquet after row {number}: {error}") from error
+
+
+def _values(batch: pa.RecordBatch) -> list[Any]:
+    """Of each row its columns, or the one that cannot be read and why."""
+    try:
+        rows: list[Any] = batch.to_pylist()
+    except (ValueError, OverflowError):  # so that one value does not take its neighbours with it
+        rows = [_row_values(batch.slice(index, 1)) for index in range(len(batch))]
+    return rows
+
+
+def _row_values(row: pa.RecordBatch) -> dict[str, Any] | tuple[str, str]:
+    values = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            (values[name],) = column.to_pylist()
+        except (ValueError, OverflowError) as error:
+            return name, f"holds a {column.type} that cannot be read: {error}"
+    return values
 
 
 def write_parquet(file: BinaryIO, rows: Iterator[Mapping[str, Any]], spool: BinaryIO) -> None:
