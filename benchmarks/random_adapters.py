@@ -25,7 +25,9 @@ def write_adapters(job: Job, folder: Path, count: int) -> list[str]:
             parameter.data.normal_(std=STD)
         own = folder / str(number)
         own.mkdir()
-        methods.weights.write(own, adapter.config() | {"task_type": "CAUSAL_LM"}, adapter.state(), "base", None)
+        methods.weights.write(
+            own, adapter.config() | {"task_type": "CAUSAL_LM"}, methods.weights.copied(adapter.parameters), "base", None
+        )
         adapter.detach()
         folders.append(str(own))
     return folders

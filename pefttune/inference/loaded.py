@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pefttune import methods, tasks
@@ -38,24 +37,16 @@ class Loaded(Purpose):
     def parameters(self) -> dict[str, nn.Parameter]:
         """All that is trained and saved, by the key it has in the adapter's file."""
         own = self.adapter.parameters if self.adapter else {}
-        return own | self._head_parameters()
-
-    def _head_parameters(self) -> dict[str, nn.Parameter]:
-        own = self.head.by_key() if self.head else {}
-        return {methods.FILE_PREFIX + key: parameter for key, parameter in own.items()}
+        head = self.head.by_key() if self.head else {}
+        return own | {methods.FILE_PREFIX + key: parameter for key, parameter in head.items()}
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all `parameters`, on the CPU."""
-        own = self.adapter.state() if self.adapter else {}
-        return own | {key: tensor.detach().cpu().clone() for key, tensor in self._head_parameters().items()}
+        return methods.weights.copied(self.parameters)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over tensors that were checked against `parameters`."""
-        if self.adapter is not None:
-            self.adapter.load(state)
-        with torch.no_grad():
-            for key, parameter in self._head_parameters().items():
-                parameter.copy_(state[key])
+        methods.weights.fill(self.parameters, state)
 
     def peft_config(self) -> dict[str, Any]:
         """What PEFT needs in `adapter_config.json` to rebuild it, the head included."""

@@ -5,12 +5,11 @@ PEFT has no method of that name, but a LoRA without any target: `modules_to_save
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from peft import LoraConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from torch import Tensor, nn
+from torch import nn
 
 from pefttune.recipe.adapters import Head
 
@@ -30,13 +29,6 @@ class HeadAlone:
 
     def activate(self, rows: slice = slice(None)) -> None:
         """Leave the base as it is on these rows."""
-
-    def state(self) -> dict[str, Tensor]:
-        """No tensors."""
-        return {}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over nothing."""
 
     def config(self) -> dict[str, Any]:
         """A LoRA on no layer, as PEFT writes it."""

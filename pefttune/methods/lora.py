@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
-from torch import Tensor, nn
+from torch import nn
 
 from pefttune.errors import BaseError
 from pefttune.methods.lora_layer import Acting, LoraLinear
@@ -87,16 +85,6 @@ class LoraAdapter:
     def deactivate(model: nn.Module) -> None:
         """Let no LoRA adapter act in the model's forward."""
         _acting.get(model, []).clear()
-
-    def state(self) -> dict[str, Tensor]:
-        """Its tensors by file key, on the CPU."""
-        return {key: parameter.detach().cpu().clone() for key, parameter in self.parameters.items()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over tensors that were checked against `parameters`."""
-        with torch.no_grad():
-            for key, parameter in self.parameters.items():
-                parameter.copy_(state[key])
 
     def config(self) -> dict[str, Any]:
         """PEFT's own configuration, with the targets as names."""

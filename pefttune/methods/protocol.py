@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class Adapter(Protocol):
@@ -28,12 +27,6 @@ class Adapter(Protocol):
 
     def activate(self, rows: slice = slice(None)) -> None:
         """Act in the model's forward on these rows of the batch, besides those that act already."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Its tensors by file key, on the CPU."""
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over tensors that were checked against `parameters`."""
 
     def config(self) -> dict[str, Any]:
         """What `adapter_config.json` says of it, without the base's name; its task is to write."""

@@ -18,6 +18,18 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 
+def copied(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU."""
+    return {key: parameter.detach().cpu().clone() for key, parameter in parameters.items()}
+
+
+@torch.no_grad()
+def fill(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Write tensors that were checked against the parameters into these."""
+    for key, parameter in parameters.items():
+        parameter.copy_(state[key])
+
+
 def write(
     folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], base_id: str, revision: str | None
 ) -> None:

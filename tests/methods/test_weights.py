@@ -35,7 +35,7 @@ def adapter(base: Any) -> methods.Adapter:
 
 @pytest.fixture
 def folder(adapter: methods.Adapter, tmp_path: Path) -> Path:
-    weights.write(tmp_path, adapter.config(), adapter.state(), "org/base", "abc")
+    weights.write(tmp_path, adapter.config(), weights.copied(adapter.parameters), "org/base", "abc")
     return tmp_path
 
 
@@ -54,19 +54,19 @@ def rewritten(folder: Path, **changes: Tensor | None) -> dict[str, Tensor]:
 
 
 def test_state_goes_through_the_file_bit_by_bit(base: Any, adapter: methods.Adapter, folder: Path) -> None:
-    before, state = logits(base), adapter.state()
+    before, state = logits(base), weights.copied(adapter.parameters)
     read = weights.read(folder, adapter.parameters)
     assert read.keys() == state.keys()
     assert all(torch.equal(read[key], state[key]) for key in state)
     for parameter in adapter.parameters.values():
         parameter.data.zero_()
     assert not torch.equal(logits(base), before)
-    adapter.load(read)
+    weights.fill(adapter.parameters, read)
     assert torch.equal(logits(base), before)
 
 
 def test_state_is_a_copy(adapter: methods.Adapter) -> None:
-    state = adapter.state()
+    state = weights.copied(adapter.parameters)
     key = next(iter(state))
     state[key].zero_()
     assert adapter.parameters[key].any()
@@ -129,7 +129,7 @@ def test_a_file_that_is_not_there_is_told(adapter: methods.Adapter, tmp_path: Pa
 
 
 def test_a_pickle_under_the_files_name_is_refused(adapter: methods.Adapter, folder: Path) -> None:
-    torch.save(adapter.state(), folder / weights.WEIGHTS)
+    torch.save(weights.copied(adapter.parameters), folder / weights.WEIGHTS)
     with pytest.raises(AdapterError, match="cannot be read"):
         weights.read(folder, adapter.parameters)
 
@@ -148,6 +148,6 @@ def test_the_files_are_what_peft_reads_and_everybody_may(folder: Path) -> None:
 def test_writing_twice_gives_the_same_bytes(adapter: methods.Adapter, folder: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     again.mkdir()
-    weights.write(again, adapter.config(), adapter.state(), "org/base", "abc")
+    weights.write(again, adapter.config(), weights.copied(adapter.parameters), "org/base", "abc")
     for name in (weights.WEIGHTS, weights.CONFIG):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
