@@ -14,11 +14,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import peft
-import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_FEEDFORWARD
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
-from torch import Tensor, nn
+from torch import nn
 
 from pefttune.errors import BaseError
 from pefttune.methods.lora_layer import LoraLinear
@@ -61,7 +60,7 @@ class InjectedAdapter:
         with _bare(self._model) as originals:
             try:
                 PEFT_TYPE_TO_TUNER_MAPPING[self._config.peft_type](self._model, self._config, self._name)
-            except (ValueError, TypeError, AttributeError, NotImplementedError, AssertionError) as error:
+            except ValueError as error:  # PEFT's own word for sizes that do not fit
                 raise BaseError(f"adapter.method: {method} does not fit this base: {error}") from None
             finally:
                 layers = {
@@ -112,16 +111,6 @@ class InjectedAdapter:
         """Put back what stood where the acting adapter's layers are."""
         for name, module in _displaced.pop(model, {}).items():
             model.set_submodule(name, module)
-
-    def state(self) -> dict[str, Tensor]:
-        """Its tensors by file key, on the CPU."""
-        return {key: parameter.detach().cpu().clone() for key, parameter in self.parameters.items()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over tensors that were checked against `parameters`."""
-        with torch.no_grad():
-            for key, parameter in self.parameters.items():
-                parameter.copy_(state[key])
 
     def config(self) -> dict[str, Any]:
         """PEFT's own configuration, with the targets as names."""
@@ -181,6 +170,10 @@ def _feedforward(model: Any, config: sections.Ia3, places: list[str]) -> list[st
     kind = model.config.get_text_config().model_type
     usual = [] if config.target_modules else IA3_FEEDFORWARD.get(kind, [])
     wanted = config.feedforward_modules or usual
+    if strangers := {*(config.feedforward_modules or ())} - {name.rpartition(".")[2] for name in places}:
+        raise BaseError(
+            f"adapter.feedforward_modules: {', '.join(sorted(strangers))} must be among adapter.target_modules"
+        )
     return [name for name in places if name.rpartition(".")[2] in wanted]
 
 

@@ -50,34 +50,40 @@ class Method(Section):
 
     not_on: ClassVar[tuple[str, ...]] = ()
     """Values of `base.quantization` with which the method does not work."""
+    method: str
 
 
-class Lora(Method):
+class LowRank(Method):
+    """A method that adds a product of two small matrices to a weight."""
+
+    r: Rank = 8
+    lora_alpha: Alpha = None
+    lora_dropout: Dropout = 0.0
+    target_modules: Targets = "all-linear"
+    layers: Layers = None
+    use_rslora: RankStabilized = False
+
+
+class OfWeights(Method):
+    """Another method that changes weights."""
+
+    target_modules: Targets = "all-linear"
+    layers: Layers = None
+
+
+class Lora(LowRank):
     """LoRA (arXiv:2106.09685)."""
 
     method: Literal["lora"] = Field(description="Low-rank updates of the base's layers (arXiv:2106.09685).")
-    r: Rank = 8
-    lora_alpha: Alpha = None
-    lora_dropout: Dropout = 0.0
-    target_modules: Targets = "all-linear"
-    layers: Layers = None
-    use_rslora: RankStabilized = False
 
 
-class Dora(Method):
+class Dora(LowRank):
     """DoRA (arXiv:2402.09353): LoRA of a weight's direction, and its magnitude, a number for each output."""
 
     not_on = ("int8",)  # PEFT cannot read the weights back whose magnitudes it wants (PEFT 0.21.2, on a CPU)
-
     method: Literal["dora"] = Field(
         description="LoRA of a weight's direction, and its magnitude as a number for each output (arXiv:2402.09353)."
     )
-    r: Rank = 8
-    lora_alpha: Alpha = None
-    lora_dropout: Dropout = 0.0
-    target_modules: Targets = "all-linear"
-    layers: Layers = None
-    use_rslora: RankStabilized = False
 
 
 class Ia3(Method):
@@ -101,18 +107,16 @@ class Ia3(Method):
     layers: Layers = None
 
 
-class Oft(Method):
+class Oft(OfWeights):
     """OFT (arXiv:2306.07280, arXiv:2506.19847): weights turned by blocks that keep angles."""
 
     method: Literal["oft"] = Field(
         description="An orthogonal matrix, in blocks, that turns a layer's input (arXiv:2306.07280, arXiv:2506.19847)."
     )
     oft_block_size: Whole = Field(32, gt=1, description="Numbers that a block turns among themselves.")
-    target_modules: Targets = "all-linear"
-    layers: Layers = None
 
 
-class Boft(Method):
+class Boft(OfWeights):
     """BOFT (arXiv:2311.06243): OFT with a butterfly of factors."""
 
     method: Literal["boft"] = Field(
@@ -120,11 +124,9 @@ class Boft(Method):
     )
     boft_block_size: Whole = Field(4, gt=1, description="Numbers that a block turns among themselves.")
     boft_n_butterfly_factor: Whole = Field(1, gt=0, description="Factors of the butterfly.")
-    target_modules: Targets = "all-linear"
-    layers: Layers = None
 
 
-class Vera(Method):
+class Vera(OfWeights):
     """VeRA (arXiv:2310.11454): random matrices that all layers share, and two vectors of each layer that learn."""
 
     method: Literal["vera"] = Field(
@@ -132,19 +134,15 @@ class Vera(Method):
         "(arXiv:2310.11454)."
     )
     r: Annotated[Whole, Field(gt=0, le=4096, description="Rank of the update matrices.")] = 256
-    target_modules: Targets = "all-linear"
-    layers: Layers = None
 
 
-class Miss(Method):
+class Miss(OfWeights):
     """MiSS (arXiv:2409.15371): one small matrix, spread over a whole weight."""
 
     method: Literal["miss"] = Field(
         description="One small matrix for each layer, spread over its whole weight (arXiv:2409.15371)."
     )
     r: Annotated[Whole, Field(gt=0, le=1024, description="Rank of the update matrices.")] = 64
-    target_modules: Targets = "all-linear"
-    layers: Layers = None
 
 
 class LayerNorms(Method):

@@ -104,7 +104,7 @@ def test_it_changes_nothing_at_first_learns_in_ten_steps_and_leaves_the_base_as_
     assert torch.equal(logits(model), before)
     again = methods.attach(model, section(method))
     assert again.parameters.keys() == adapter.parameters.keys()
-    again.load(adapter.state())
+    methods.weights.fill(again.parameters, methods.weights.copied(adapter.parameters))
     methods.activate(model, again)
     assert torch.equal(logits(model), trained)
     for one in (adapter, again):
@@ -140,7 +140,7 @@ def test_plain_peft_computes_the_same(model_of: Any, tmp_path: Any, method: str)
     moved(adapter)
     methods.activate(model, adapter)
     ours = logits(model)
-    methods.weights.write(tmp_path, adapter.config(), adapter.state(), "tiny", None)
+    methods.weights.write(tmp_path, adapter.config(), methods.weights.copied(adapter.parameters), "tiny", None)
     theirs = peft.PeftModel.from_pretrained(model_of("Llama", num_hidden_layers=4), tmp_path)
     assert torch.equal(logits(theirs), ours)
 
@@ -162,7 +162,7 @@ def test_adapters_of_all_methods_are_on_one_base_and_none_sees_another(model_of:
         assert torch.equal(logits(model), found[name]), name
         alone = model_of("Llama")
         again = methods.attach(alone, lora if name in ("first", "last") else section(name))
-        again.load(adapter.state())
+        methods.weights.fill(again.parameters, methods.weights.copied(adapter.parameters))
         methods.activate(alone, again)
         assert torch.equal(logits(alone), found[name]), name
     for adapter in on_it.values():
@@ -185,6 +185,8 @@ def test_layers_and_targets_are_those_asked_for(model_of: Any) -> None:
     [
         ("oft", {"oft_block_size": 7}, "blocks of 7 do not divide the 32 inputs of model.layers.0.self_attn.q_proj"),
         ("ia3", {"target_modules": ["k_prj"]}, "no linear module 'k_prj'; did you mean 'k_proj'"),
+        ("ia3", {"feedforward_modules": ["o_proj"]}, "o_proj must be among adapter.target_modules"),
+        ("miss", {"r": 64}, "miss does not fit this base: `r` .64. must be less than or equal to in_features"),
         ("vera", {"layers": [9]}, "the base has layers 0 to 1"),
     ],
 )
