@@ -7,6 +7,7 @@ from pefttune.methods import weights
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
 from pefttune.methods.lora import LoraAdapter, tables_nbytes
+from pefttune.methods.merging import Merged, merge
 from pefttune.methods.places import FILE_PREFIX
 from pefttune.methods.protocol import Adapter
 
@@ -43,4 +44,16 @@ def detach(model: Any, adapter: Adapter) -> None:
     adapter.detach()
 
 
-__all__ = ["FILE_PREFIX", "METHODS", "Adapter", "activate", "attach", "detach", "tables_nbytes", "weights"]
+__all__ = [
+    "FILE_PREFIX",
+    "METHODS",
+    "Adapter",
+    "LoraAdapter",
+    "Merged",
+    "activate",
+    "attach",
+    "detach",
+    "merge",
+    "tables_nbytes",
+    "weights",
+]

@@ -52,6 +52,10 @@ class LoraLinear(nn.Module):
         self.lora_dropout[slot] = nn.Dropout(dropout).eval()
         self._scale[slot] = scale
 
+    def update(self, slot: str) -> tuple[nn.Parameter, nn.Parameter, float]:
+        """A, B and scale of the update in `slot`."""
+        return self.lora_A[slot], self.lora_B[slot], self._scale[slot]
+
     def remove(self, slot: str) -> None:
         """Forget the update in `slot`."""
         del self.lora_A[slot], self.lora_B[slot], self.lora_dropout[slot], self._scale[slot]

@@ -49,19 +49,28 @@ def write(
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the adapter's tensors, by key, without reading them. Raises AdapterError."""
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (safe_open is not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}") from None
+
+
 def read(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter's tensors, exactly those of `expected` (key, shape), all finite.
 
     An extra key could overwrite the shared base, a missing one leaves a layer untrained: either is refused before
     anything is touched. Raises AdapterError with every fault.
     """
-    path = folder / WEIGHTS
+    path, found = folder / WEIGHTS, shapes(folder)
+    if faults := _faults(found, {key: tuple(tensor.shape) for key, tensor in expected.items()}):
+        raise AdapterError(f"{path} does not fit the adapter it is to fill:\n  " + "\n  ".join(faults))
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (safe_open is not a mapping)
-            if faults := _faults(shapes, {key: tuple(tensor.shape) for key, tensor in expected.items()}):
-                raise AdapterError(f"{path} does not fit the adapter it is to fill:\n  " + "\n  ".join(faults))
-            state = {key: file.get_tensor(key) for key in shapes}
+            state = {key: file.get_tensor(key) for key in found}
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from None
     for key, tensor in state.items():
