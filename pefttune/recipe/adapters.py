@@ -75,6 +75,12 @@ class Lora(LowRank):
     """LoRA (arXiv:2106.09685)."""
 
     method: Literal["lora"] = Field(description="Low-rank updates of the base's layers (arXiv:2106.09685).")
+    warm_start: str | None = Field(
+        None,
+        description="Begin with the weights of this adapter of `output.store`, of the same base and shape, name or "
+        "name@version; with its head, too, where the labels are the same. By default with new ones.",
+        examples=["film-sentiment"],
+    )
 
 
 class Dora(LowRank):
