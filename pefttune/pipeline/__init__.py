@@ -2,8 +2,8 @@
 
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.evaluating import evaluate
-from pefttune.pipeline.joining import WAYS, Search, Way
+from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
 from pefttune.pipeline.merging import Merge, merge
 
-__all__ = ["WAYS", "Merge", "Run", "Search", "Way", "evaluate", "merge", "read_data", "run", "run_together"]
+__all__ = ["Merge", "Run", "Search", "Way", "evaluate", "merge", "read_data", "run", "run_together"]

@@ -214,7 +214,6 @@ PUBLIC = {
         "Merge",
         "Run",
         "Search",
-        "WAYS",
         "Way",
         "evaluate",
         "merge",

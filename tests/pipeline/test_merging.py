@@ -5,22 +5,28 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pefttune import evaluation, pipeline, store
+from pefttune.cli import merge as cli_merge
 from pefttune.errors import AdapterError, InputError
 from pefttune.inference import open_session
-from pefttune.methods import weights
-from pefttune.pipeline import Search, Way
+from pefttune.methods import merging, weights
+from pefttune.pipeline import Search, Way, joining
 
 
 @pytest.fixture(autouse=True)
 def _no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pefttune.evaluation.draw", lambda path, *about: path.write_bytes(b"figure"))
+
+
+def test_the_ways_are_those_that_there_are() -> None:
+    assert {"linear", *merging.WAYS} == set(joining.WAYS)
+    assert get_args(get_args(get_type_hints(cli_merge.merge, include_extras=True)["method"])[0]) == joining.WAYS
 
 
 def sha256(store_folder: Path, name: str) -> str:
