@@ -103,6 +103,7 @@ METHODS = {
     "adapter.oft_block_size": "oft",
     "adapter.boft_block_size": "boft",
     "adapter.boft_n_butterfly_factor": "boft",
+    **{f"adapter.{k}": "bottleneck" for k in ("placement", "reduction_factor", "non_linearity", "scaling", "dropout")},
 }
 
 
