@@ -416,14 +416,14 @@ def test_what_cannot_be_attached(model_of: Any, changes: dict[str, Any], told: s
 
 def test_bases_whose_layers_are_not_known(model_of: Any) -> None:
     opt = model_of("OPT", word_embed_proj_dim=32, ffn_dim=64)
-    with pytest.raises(BaseError, match="do not know how the layers of OPTForCausalLM are built; they know .*Llama"):
+    with pytest.raises(BaseError, match=r"do not know how the layers of OPTForCausalLM are built; they know .*Llama"):
         methods.attach(opt, section())
     bloom = model_of("Bloom", n_layer=2, n_head=4)
     with pytest.raises(BaseError, match="do not know how the layers of BloomForCausalLM are built"):
         methods.attach(bloom, section())
     small = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 261}
     t5 = transformers.T5ForConditionalGeneration(transformers.T5Config(**small))
-    with pytest.raises(BaseError, match="T5ForConditionalGeneration is an encoder-decoder, .* take `method: lora`"):
+    with pytest.raises(BaseError, match=r"T5ForConditionalGeneration is an encoder-decoder, .* take `method: lora`"):
         methods.attach(t5, section())
     norm_before = transformers.RobertaPreLayerNormModel(transformers.RobertaPreLayerNormConfig(**SIZE))
     with pytest.raises(BaseError, match="do not know how the layers of RobertaPreLayerNormModel are built"):
