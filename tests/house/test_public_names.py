@@ -160,6 +160,7 @@ PUBLIC = {
         "Features",
         "Loaded",
         "POOLINGS",
+        "PromptedEncoder",
         "Sampling",
         "Session",
         "boundary_of",
