@@ -135,11 +135,11 @@ def session(base_of: Any) -> Session:
     return Session(base_of())
 
 
-def add(session: Session, kind: str, name: str = "", seed: int = 3, **task: Any) -> Any:
+def add(session: Session, kind: str, name: str = "", seed: int = 3, max_length: int = 256, **task: Any) -> Any:
     told = {"type": "text-classification", "labels": ("bad", "good"), "approach": "label-words", **task}
     told = {key: value for key, value in told.items() if value is not None}
     made = tasks.get(TypeAdapter(task_sections.TaskSection).validate_python(told))
-    loaded = session.add(name or kind, session.attach(made, section(kind), 120))
+    loaded = session.add(name or kind, session.attach(made, section(kind), max_length))
     moved(loaded, seed)
     return loaded
 
@@ -186,6 +186,20 @@ def test_it_writes_what_plain_peft_writes(session: Session, tiny: Any, tmp_path:
         text = session.base.tokenizer.decode(found[-12:], skip_special_tokens=True)
         assert text.rstrip("\ufffd").strip().endswith(ours.text)  # bytes that are no character yet
     assert any(ours.text for ours in written)
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+@pytest.mark.parametrize("kind", ["prompt_tuning", "prefix_tuning"])
+def test_plain_peft_reads_a_head_with_them(session: Session, tiny: Any, tmp_path: Any, kind: str) -> None:
+    loaded = add(session, kind, approach="head")
+    (example,) = loaded.encoder(Row({"text": "fine film", "label": "good"}, "row"))
+    (scores,) = session.scores(kind, [example])
+    methods.weights.write(tmp_path, loaded.peft_config(), loaded.state(), "tiny", None)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=2)
+    theirs = peft.PeftModel.from_pretrained(model, tmp_path).eval()
+    with torch.no_grad():
+        found = theirs(torch.tensor([example.prompt[N:]])).logits[0].log_softmax(-1)
+    torch.testing.assert_close(scores, found, rtol=1e-4, atol=1e-5)
 
 
 def test_several_of_them_and_loras_share_a_pass_with_the_gradients_of_each_alone(
@@ -262,7 +276,7 @@ def test_an_encoder_decoder_reads_them_as_plain_peft_has_it(
     base_of: Any, tiny_pair: Any, tmp_path: Any, kind: str, base: str
 ) -> None:
     session = Session(base_of(tiny_pair(base)))
-    loaded = add(session, kind, type="summarization", max_new_tokens=8, labels=None, approach=None)
+    loaded = add(session, kind, type="summarization", max_new_tokens=8, max_length=120, labels=None, approach=None)
     (example,) = loaded.encoder(Row({"document": "A fine film.", "summary": ["film"]}, "row"))
     (scores,) = session.scores(kind, [example])
     methods.weights.write(tmp_path, loaded.peft_config(), loaded.state(), "tiny", None)
@@ -336,14 +350,21 @@ def test_a_prompt_begins_as_it_is_told(base_of: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GPT2", "Qwen3", "Gemma3Text", "Bert"])
-def test_a_prefix_is_refused_where_keys_are_more_than_rotated(model_of: Any, kind: str) -> None:
-    model = model_of(kind, **({"n_embd": 32, "n_layer": 2, "n_head": 4} if kind == "GPT2" else {}))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_prefix_is_refused_where_keys_are_more_than_rotated(model_of: Any, kind: str, dtype: torch.dtype) -> None:
+    model = model_of(kind, **({"n_embd": 32, "n_layer": 2, "n_head": 4} if kind == "GPT2" else {})).to(dtype)
     modules = dict(model.named_modules())
     with pytest.raises(BaseError, match=r"prefix_tuning does not work with .*Llama, Mistral.* and lora do"):
         methods.attach(model, section("prefix_tuning"))
     assert dict(model.named_modules()) == modules
 
 
-@pytest.mark.parametrize("kind", ["Mistral", "Qwen2", "SmolLM3"])
-def test_a_prefix_works_where_they_are_no_more_than_that(model_of: Any, kind: str) -> None:
-    assert methods.attach(model_of(kind), section("prefix_tuning"))
+def test_a_prefix_is_refused_where_some_layers_do_not_rotate(model_of: Any) -> None:
+    with pytest.raises(BaseError, match="prefix_tuning does not work with SmolLM3ForCausalLM"):
+        methods.attach(model_of("SmolLM3", num_hidden_layers=4, no_rope_layer_interval=4), section("prefix_tuning"))
+
+
+@pytest.mark.parametrize("kind", ["Mistral", "Qwen2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_prefix_works_where_they_are_no_more_than_that(model_of: Any, kind: str, dtype: torch.dtype) -> None:
+    assert methods.attach(model_of(kind).to(dtype), section("prefix_tuning"))

@@ -62,6 +62,10 @@ WRONG = {
         "adapter:\n  method: loar",
         f"x.yaml:5  adapter.method: 'loar' is not one of: {', '.join(METHODS)}; did you mean 'lora'?",
     ),
+    "a text to begin with that is not read": (
+        "adapter:\n  method: prompt_tuning\n  prompt_tuning_init_text: Good?",
+        "x.yaml:4  adapter: `prompt_tuning_init_text` is read with `prompt_tuning_init: text` only; set that, too",
+    ),
     "no method": (
         "adapter: {r: 4}",
         f"x.yaml:4  adapter.method: missing key; one of: {', '.join(METHODS)}",
