@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pefttune.methods import weights
+from pefttune.methods.adalora import AdaLoraAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
 from pefttune.methods.lora import LoraAdapter, tables_nbytes
@@ -14,6 +15,7 @@ METHODS: dict[str, type[HeadAlone | LoraAdapter | InjectedAdapter]] = {
     "head": HeadAlone,
     "lora": LoraAdapter,
     **dict.fromkeys(CONFIGS, InjectedAdapter),
+    "adalora": AdaLoraAdapter,
 }
 
 

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Adapter(Protocol):
-    """One adapter attached to a resident base. The loop sees only `parameters`; it never learns the method's name."""
+    """One adapter attached to a resident base. The loop sees only `parameters` and what it is asked to do with them; it
+    never learns the method's name. Methods inherit what most of them do alike."""
 
     mixes: bool
     """Whether several such adapters may act in one pass, each on its own rows."""
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Its parameters by the key they have in the adapter's file."""
+        """What is trained of it, by the key it has in the adapter's file."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What the adapter's file holds: its parameters, with whatever was frozen when they began."""
+        return self.parameters
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Factors on the learning rate, of those parameters that have one."""
+        return {}
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss of an optimizer step, if anything."""
+        return None
+
+    def after_step(self, step: int, of: int) -> None:
+        """Told after each optimizer step, counted from 1, of so many, while the gradients are still there. Raises
+        TrainingError where so few steps do not suffice."""
+        return
 
     @property
     def first_layer(self) -> int | None:

@@ -56,6 +56,14 @@ LEAVES = {
     "adapter.target_modules",
     "adapter.layers",
     "adapter.use_rslora",
+    "adapter.init_lora_weights",
+    "adapter.loraplus_lr_ratio",
+    "adapter.init_r",
+    "adapter.target_r",
+    "adapter.tinit",
+    "adapter.tfinal",
+    "adapter.deltaT",
+    "adapter.orth_reg_weight",
     "adapter.feedforward_modules",
     "adapter.oft_block_size",
     "adapter.boft_block_size",
@@ -99,6 +107,7 @@ TYPES = {  # of the tasks whose keys text classification has not
 
 # Keys that only one method has.
 METHODS = {
+    **{f"adapter.{key}": "adalora" for key in ("init_r", "target_r", "tinit", "tfinal", "deltaT", "orth_reg_weight")},
     "adapter.feedforward_modules": "ia3",
     "adapter.oft_block_size": "oft",
     "adapter.boft_block_size": "boft",
