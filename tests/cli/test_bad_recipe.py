@@ -14,7 +14,7 @@ import pytest
         ("training.lerning_rate=1e-4", "training.lerning_rate: unknown key; did you mean 'learning_rate'?"),
         (
             "adapter.method=lroa",
-            "adapter.method: 'lroa' is not one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, head; did you "
+            "adapter.method: 'lroa' is not one of: lora, dora, adalora, ia3, oft, boft, vera, miss, ln_tuning, head; did you "
             "mean 'lora'?",
         ),
         ("training.max_steps=many", "training.max_steps: must be a whole number (above 0) or null, not 'many'"),
