@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pefttune.methods import others, placed, weights
+from pefttune.methods.adalora import AdaLoraAdapter
 from pefttune.methods.bottleneck import BottleneckAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Any]] = {
     "lora": LoraAdapter,
     "bottleneck": BottleneckAdapter,
     **dict.fromkeys(CONFIGS, InjectedAdapter),
+    "adalora": AdaLoraAdapter,
     "prompt_tuning": PromptTuned,
     "p_tuning": PTuned,
     "prefix_tuning": PrefixTuned,

@@ -79,6 +79,8 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
     name, recipe, config, ours = line.name, line.recipe, line.recipe.training, session[line.name]
     entering_train = _boundary(session, line, "training", train, every_answer=False)
     entering_validation = _boundary(session, line, "validation", flat(validation), every_answer=True)
+    adapter = ours.adapter
+    assert adapter is not None
     rows_a_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
 
     def plan(epoch: int) -> Sequence[Sequence[Sequence[int]]]:
@@ -107,6 +109,9 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
         config=config,
         run_folder=line.run_folder,
         notify=line.notify,
+        rates=adapter.rates,
+        penalty=adapter.penalty,
+        after_step=adapter.after_step,
     )
 
 
