@@ -103,12 +103,18 @@ TYPES = {  # of the tasks whose keys text classification has not
 }
 
 
-# Keys that only one method has.
+# Keys that not every method has, and what is said of one that does.
 METHODS = {
     "adapter.feedforward_modules": "ia3",
     "adapter.oft_block_size": "oft",
     "adapter.boft_block_size": "boft",
     "adapter.boft_n_butterfly_factor": "boft",
+    "adapter.num_virtual_tokens": "prefix_tuning",
+    "adapter.prompt_tuning_init": "prompt_tuning",
+    "adapter.prompt_tuning_init_text": "prompt_tuning",
+    "adapter.encoder_reparameterization_type": "p_tuning",
+    "adapter.encoder_hidden_size": "p_tuning",
+    "adapter.tokens": "trainable_tokens, tokens: [good]",
 }
 
 
