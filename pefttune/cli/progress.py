@@ -110,5 +110,8 @@ class Display:
     def _show_writing(self, event: dict[str, Any]) -> None:
         self._bar(f"writing {event['what']}", event["done"], event["of"], "")
 
+    def _show_searching(self, event: dict[str, Any]) -> None:
+        self._bar(f"trying {event['what']}", event["done"], event["of"], "")
+
     def _show_verifying(self, event: dict[str, Any]) -> None:
         self._say(f"verifying: reading the saved adapter into a fresh base, comparing {event['rows']} probe rows")

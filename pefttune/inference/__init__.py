@@ -3,7 +3,7 @@
 from pefttune.inference.features import POOLINGS, Features, extract
 from pefttune.inference.frozen import boundary_of
 from pefttune.inference.loaded import Loaded
-from pefttune.inference.opening import load_base_of, open_session
+from pefttune.inference.opening import base_section_of, load_base_of, open_session
 from pefttune.inference.prompted import PromptedEncoder
 from pefttune.inference.sampling import Sampling
 from pefttune.inference.session import BASE_ITSELF, Session
@@ -16,6 +16,7 @@ __all__ = [
     "PromptedEncoder",
     "Sampling",
     "Session",
+    "base_section_of",
     "boundary_of",
     "extract",
     "load_base_of",

@@ -10,6 +10,7 @@ from pefttune.methods.bottleneck import BottleneckAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
 from pefttune.methods.lora import LoraAdapter, tables_nbytes
+from pefttune.methods.merging import Merged, merge
 from pefttune.methods.places import FILE_PREFIX
 from pefttune.methods.prefix import PrefixTuned
 from pefttune.methods.prompts import PromptTuned, PTuned
@@ -66,9 +67,12 @@ __all__ = [
     "FILE_PREFIX",
     "METHODS",
     "Adapter",
+    "LoraAdapter",
+    "Merged",
     "activate",
     "attach",
     "detach",
+    "merge",
     "tables_nbytes",
     "weights",
 ]

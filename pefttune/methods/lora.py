@@ -101,6 +101,12 @@ class LoraAdapter(Adapter):
         return {key: self._lr_ratio for key in self.parameters if key.endswith(".lora_B.weight")}
 
     @property
+    def updates(self) -> dict[str, tuple[Tensor, Tensor, float]]:
+        """A, B and the factor of their product, by the layer they are added to, as its file keys begin."""
+        prefix = FILE_PREFIX + path_in_class(self._model)
+        return {prefix + name: layer.update(self._slot) for name, layer in self._layers.items()}
+
+    @property
     def first_layer(self) -> int:
         """The lowest of the base's layers that it changes; 0 also where that is not known."""
         return min(layer_of(name) for name in self._layers)

@@ -55,6 +55,10 @@ class LoraLinear(nn.Module):
         if taken_back:
             self._start[slot] = (a_rI.clone(), -b_Or)
 
+    def update(self, slot: str) -> tuple[Tensor, Tensor, float]:
+        """A, B and scale of the update in `slot`."""
+        return *self.low_rank(slot), self._scale[slot]
+
     def remove(self, slot: str) -> None:
         """Forget the update in `slot`."""
         del self.lora_A[slot], self.lora_B[slot], self.lora_dropout[slot], self._scale[slot]

@@ -2,7 +2,21 @@
 
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.evaluating import evaluate
+from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
+from pefttune.pipeline.merging import Merge, merge
 from pefttune.pipeline.verifying import Verification, verify
 
-__all__ = ["Run", "Verification", "evaluate", "read_data", "run", "run_together", "verify"]
+__all__ = [
+    "Merge",
+    "Run",
+    "Search",
+    "Verification",
+    "Way",
+    "evaluate",
+    "merge",
+    "read_data",
+    "run",
+    "run_together",
+    "verify",
+]

@@ -116,6 +116,22 @@ class Lora(LowRank):
         json_schema_extra={"unit": "times"},
     )
 
+    warm_start: str | None = Field(
+        None,
+        description="Begin with the weights of this adapter of `output.store`, of the same base and shape, name or "
+        "name@version; with its head, too, where the labels are the same. By default with new ones.",
+        examples=["film-sentiment"],
+    )
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.warm_start is not None and self.init_lora_weights != "default":
+            raise ValueError(
+                f"`init_lora_weights: {self.init_lora_weights}` and `warm_start` both say where A and B begin; leave "
+                "one of them out"
+            )
+        return self
+
     @model_validator(mode="after")
     def _scale_of_a_decomposition(self) -> Self:
         if self.lora_alpha == 0 and self.init_lora_weights in OF_THE_WEIGHT:

@@ -56,6 +56,7 @@ LEAVES = {
     "adapter.lora_dropout",
     "adapter.target_modules",
     "adapter.layers",
+    "adapter.warm_start",
     "adapter.use_rslora",
     "adapter.init_lora_weights",
     "adapter.loraplus_lr_ratio",
