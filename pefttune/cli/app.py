@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import doctor, embed, recipes, store, train, use
+from pefttune.cli import doctor, embed, probe, recipes, store, train, use
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(doctor.doctor)
+app.command()(probe.probe)
 app.command()(train.train)
 app.command()(use.evaluate)
 app.command()(use.predict)

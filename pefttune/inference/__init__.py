@@ -2,10 +2,12 @@
 
 from pefttune.inference.features import POOLINGS, Features, extract
 from pefttune.inference.frozen import boundary_of
+from pefttune.inference.likelihoods import answer_log_likelihoods
 from pefttune.inference.loaded import Loaded
 from pefttune.inference.opening import load_base_of, open_session
 from pefttune.inference.sampling import Sampling
 from pefttune.inference.session import BASE_ITSELF, Session
+from pefttune.inference.views import View, views_of
 
 __all__ = [
     "BASE_ITSELF",
@@ -14,8 +16,11 @@ __all__ = [
     "Loaded",
     "Sampling",
     "Session",
+    "View",
+    "answer_log_likelihoods",
     "boundary_of",
     "extract",
     "load_base_of",
     "open_session",
+    "views_of",
 ]

@@ -3,5 +3,6 @@
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.evaluating import evaluate
 from pefttune.pipeline.line import Run, run, run_together
+from pefttune.pipeline.probing import Probed, probe
 
-__all__ = ["Run", "evaluate", "read_data", "run", "run_together"]
+__all__ = ["Probed", "Run", "evaluate", "probe", "read_data", "run", "run_together"]
