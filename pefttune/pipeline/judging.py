@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttune import tasks
+from pefttune import store, tasks
 from pefttune.data import Dataset, Row
 from pefttune.doctor.case import PARTS, text_of
 from pefttune.doctor.classes import classes_in
+from pefttune.pipeline.comparing import add_zero_shot
 from pefttune.pipeline.encoding import encode
 from pefttune.pipeline.telling import counter, tell
 from pefttune.recipe import Recipe, schema
@@ -31,15 +33,10 @@ def judge_base(
     from pefttune import bases
     from pefttune.evaluation import transfer
     from pefttune.inference import Session
-    from pefttune.inference.lengths import positions_of
 
     cpu = time.process_time()
     session = Session(bases.load(section), recipe.training.max_batch_tokens)
-    positions = positions_of(session.base.model) or recipe.data.max_length
-    if positions < recipe.data.max_length:
-        tell(notify, f"{section.source} reads {positions} tokens at most: texts are cut there")
-        data = recipe.data.model_copy(update={"max_length": positions})
-        recipe = recipe.model_copy(update={"data": data})
+    recipe = _within(session, recipe, notify)
     if task.labels:
         sample = _encoded(session, recipe, task, rows, notify)
         found = _by_labels(session, recipe, section, sample, training_rows, notify)
@@ -52,6 +49,17 @@ def judge_base(
     texts = [" ".join(text_of(row.values[column]) for column in task.inputs) for row in rows]
     loss = transfer.text_loss(session, texts, recipe.seed)
     return session, sample, dataclasses.replace(found, text_loss=loss, cpu_seconds=time.process_time() - cpu)
+
+
+def _within(session: Session, recipe: Recipe, notify: Notify) -> Recipe:
+    """The recipe with no longer texts than the base reads: another base than the recipe's may have fewer positions."""
+    from pefttune.inference.lengths import positions_of
+
+    positions = positions_of(session.base.model)
+    if positions is None or positions >= recipe.data.max_length:
+        return recipe
+    tell(notify, f"{session.base.located.origin} reads {positions} tokens at most: texts are cut there")
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": positions})})
 
 
 def _encoded(session: Session, recipe: Recipe, task: tasks.Task, rows: Sequence[Row], notify: Notify) -> Sample:
@@ -86,18 +94,16 @@ def judge_sources(
 ) -> list[SourceFound]:
     """The stored adapters of the session's base as places to start from, and the base itself, asked zero-shot, as what
     they have to beat."""
-    from pathlib import Path
-
-    from pefttune import store
     from pefttune.evaluation import transfer
     from pefttune.inference import BASE_ITSELF
 
     names = list(adapters)
     for name in adapters:
         session.load(store.find(Path(recipe.output.store), name), name)
-    if names and session.causal and isinstance(sample.task, tasks.TextClassification):
-        session.add_zero_shot(recipe.output.name, sample.task, recipe.data.max_length)
-        names.append(BASE_ITSELF + recipe.output.name)
+    if names:
+        add_zero_shot(session, sample.task, _within(session, recipe, lambda event: None), notify)
+    if (itself := BASE_ITSELF + recipe.output.name) in session.names:
+        names.append(itself)
     counts = {name: counter(notify, "scoring", name, len(sample.examples)) for name in names}
     return [transfer.judge_source(session, name, sample, session.base.located.origin, counts[name]) for name in names]
 

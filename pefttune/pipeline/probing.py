@@ -50,6 +50,8 @@ def probe(
     """
     started, cpu = time.perf_counter(), time.process_time()
     task, data = read_data(recipe)
+    if adapters and not task.labels:
+        raise InputError(f"--adapters: stored adapters are judged by classes, and {task.name} has none: leave it out")
     chosen = sample(recipe, task, data, rows)
     sections = _sections(recipe, sources)
     fitting = _fitting(recipe, sections, adapters)

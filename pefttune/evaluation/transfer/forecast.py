@@ -38,7 +38,8 @@ class Point:
 class Forecast:
     """The metric that training is expected to reach, with its interval, and the curve it comes from.
 
-    `more_rows` are those that two points more would take, None where no number of rows is foreseen to give them.
+    `probe` is the metric of a linear probe on the sample, `probe_ahead` what it would be with all the rows. `more_rows`
+    are those that two points more would take, None where no number of rows is foreseen to give them.
     """
 
     metric: float
@@ -47,6 +48,7 @@ class Forecast:
     rows: int
     confidence_level: float
     probe: float
+    probe_ahead: float
     exponent: float
     curve: tuple[Point, ...]
     more_rows: int | None
@@ -92,6 +94,7 @@ def forecast(
         rows,
         confidence,
         float(whole[-1]),
+        1 - law.error(rows),
         law.exponent,
         (*measured, *further),
         _more_rows(law, rows, left),
