@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import doctor, embed, merge, recipes, store, train, use, verify, versions
+from pefttune.cli import doctor, embed, merge, probe, recipes, store, train, use, verify, versions
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(doctor.doctor)
+app.command()(probe.probe)
 app.command()(train.train)
 app.command()(merge.merge)
 app.command()(use.evaluate)

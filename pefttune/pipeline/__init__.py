@@ -5,16 +5,19 @@ from pefttune.pipeline.evaluating import evaluate
 from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
 from pefttune.pipeline.merging import Merge, merge
+from pefttune.pipeline.probing import Probed, probe
 from pefttune.pipeline.verifying import Verification, verify
 
 __all__ = [
     "Merge",
+    "Probed",
     "Run",
     "Search",
     "Verification",
     "Way",
     "evaluate",
     "merge",
+    "probe",
     "read_data",
     "run",
     "run_together",

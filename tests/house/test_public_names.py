@@ -133,6 +133,8 @@ PUBLIC = {
         "prepare",
         "ragged",
         "see_all",
+        "stack_of",
+        "states_behind",
         "steps_of",
         "target_log_likelihoods",
         "training_steps",
@@ -145,6 +147,7 @@ PUBLIC = {
         "Reader",
         "choose_device",
         "find_known",
+        "fingerprint_of",
         "load",
         "locate",
         "open_reader",
@@ -173,10 +176,13 @@ PUBLIC = {
         "Sampling",
         "Session",
         "base_section_of",
+        "View",
+        "answer_log_likelihoods",
         "boundary_of",
         "extract",
         "load_base_of",
         "open_session",
+        "views_of",
     },
     "pefttune.doctor": {
         "Aligns",
@@ -221,12 +227,14 @@ PUBLIC = {
     },
     "pefttune.pipeline": {
         "Merge",
+        "Probed",
         "Run",
         "Verification",
         "Search",
         "Way",
         "evaluate",
         "merge",
+        "probe",
         "read_data",
         "run",
         "run_together",
@@ -238,6 +246,7 @@ PUBLIC = {
 }
 COMMANDS = {
     "doctor": {"recipe", "overrides", "--html", "--json"},
+    "probe": {"recipe", "overrides", "--bases", "--adapters", "--rows", "--json"},
     "train": {"recipe", "more", "--together", "--json"},
     "merge": {
         "names",
