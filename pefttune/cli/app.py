@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import doctor, embed, recipes, store, train, use
+from pefttune.cli import doctor, embed, recipes, store, sweep, train, use
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(doctor.doctor)
 app.command()(train.train)
+app.command()(sweep.sweep)
 app.command()(use.evaluate)
 app.command()(use.predict)
 app.command()(embed.embed)

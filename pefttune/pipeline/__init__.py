@@ -3,5 +3,16 @@
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.evaluating import evaluate
 from pefttune.pipeline.line import Run, run, run_together
+from pefttune.pipeline.trying import Bench, Failed, Tried, check_comparable
 
-__all__ = ["Run", "evaluate", "read_data", "run", "run_together"]
+__all__ = [
+    "Bench",
+    "Failed",
+    "Run",
+    "Tried",
+    "check_comparable",
+    "evaluate",
+    "read_data",
+    "run",
+    "run_together",
+]
