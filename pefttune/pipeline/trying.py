@@ -77,7 +77,7 @@ class Bench:
             yield self._tried(together)
 
     def _passes(self, recipes: Sequence[Recipe]) -> list[list[Recipe]]:
-        """The recipes that can be trained together, side by side; base after base, first those on the one that is loaded."""
+        """The recipes that can be trained together, side by side; base after base, the one that is loaded first."""
         from pefttune import methods
 
         groups: dict[tuple[object, ...], list[Recipe]] = {}

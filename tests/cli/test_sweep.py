@@ -52,7 +52,7 @@ def test_the_winner_is_trained_and_stored(
 ) -> None:
     document = sweep("adapter.r=2,4", "--train", "--apart", "--json").document
     assert document["stored"] == str(tmp_path / "adapters" / "tiny" / "1")
-    assert document["comparison"]["metrics"].keys() >= {"with adapter"}
+    assert document["comparison"]["adapter"].keys() >= {"accuracy"}
     [best] = [trial for trial in document["trials"] if trial["trial"] == document["best"]]
     manifest = command("show", "tiny", "--store", tmp_path / "adapters", "--json").document
     assert str(manifest["recipe"]["adapter"]["r"]) == best["settings"]["adapter.r"]

@@ -147,7 +147,7 @@ def test_a_base_is_loaded_once_in_a_rung(swept: Callable[..., Sweep], monkeypatc
     assert loaded[:2] == ["float32", "bfloat16"]
     assert len(loaded) <= 4
     loaded.clear()
-    swept()
+    swept(["training.max_batch_tokens=100,4000"])
     assert loaded == ["float32"]
 
 
