@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pefttune.cli.output import Json, err, out, print_json
+from pefttune.cli.output import Json, err, out, percent, print_json
 from pefttune.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,11 +92,10 @@ def _print(swept: Sweep) -> None:
     from pefttune.sweep import NOTE, is_shared, reasons, table
 
     heading, *rows = table(swept.metric, swept.trials)
-    shown = Table(
-        title=f"judged on {swept.validation_rows:,} validation rows; one row is {1 / swept.validation_rows:.1%}"
-    )
+    rows_told = f"{swept.validation_rows:,} validation rows, of which one is {percent(1 / swept.validation_rows)}"
+    shown = Table(title=f"judged on {rows_told}")
     for name in heading:
-        shown.add_column(name, justify="left" if "." in name else "right", overflow="fold")
+        shown.add_column(name, justify="right", overflow="fold")
     for row in rows:
         shown.add_row(*row)
     out.print(shown)

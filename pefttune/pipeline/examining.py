@@ -19,7 +19,9 @@ def check(session: Session, line: Line, train: Sequence[Example], validation: Se
     from pefttune import doctor
 
     ours, rows = session[line.name], line.rows
-    by_part = {"train": rows.train, "validation": rows.validation, "test": rows.test}
+    by_part = {"train": rows.train, "validation": rows.validation}
+    if rows.test:  # trainings that are only compared have none
+        by_part["test"] = rows.test
     examples = {"train": train, "validation": validation, "test": ()}  # test rows are encoded when they are scored
     findings = doctor.check(doctor.Case(ours.task, session.base.tokenizer, ours.encoder, by_part, examples))
     if errors := [str(finding) for finding in findings if finding.level == "error"]:

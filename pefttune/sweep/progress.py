@@ -40,7 +40,7 @@ class Progress:
             self._notify({key: value for key, value in event.items() if key != "run"})
         elif kind == "notice" and event["message"] not in self._notices:
             self._notices.add(event["message"])
-            self._notify(event)
+            self._notify({"event": kind, "message": event["message"]})
 
     def begin(self, rung: Rung, trials: int) -> None:
         """The trials of a rung are trained; fewer than it could have, where others have failed."""

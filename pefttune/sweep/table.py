@@ -22,7 +22,9 @@ def is_shared(trials: Sequence[Trial]) -> bool:
 def table(metric: str, trials: Sequence[Trial]) -> list[list[str]]:
     """The heading and a row for each trial: its settings, how far it came, how good it is, what it cost."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.variant.settings))
-    heading = ["trial", *keys, "steps", metric.replace("_", " "), "parameters", "seconds", "peak MiB"]
+    names = [key.rpartition(".")[2] for key in keys]
+    short = [name if names.count(name) == 1 else key for name, key in zip(names, keys, strict=True)]
+    heading = ["trial", *short, "steps", metric.replace("_", " "), "parameters", "seconds", "peak MiB"]
     return [heading, *([*_settings(trial, keys), *_costs(trial)] for trial in trials)]
 
 

@@ -96,6 +96,17 @@ def test_an_extra_that_is_missing_is_named(
     refused(sweep("adapter.r=2,4", *arguments, "--json"), 2, "InputError", f"pip install 'pefttune[{package}]'")
 
 
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [("127.0.0.1:9", "no Ray cluster answers there"), ("ray://here:1", "must be `local` or HOST:PORT")],
+)
+def test_a_cluster_that_is_not_there(
+    sweep: Callable[..., Done], refused: Callable[..., None], address: str, told: str
+) -> None:
+    pytest.importorskip("ray")
+    refused(sweep("adapter.r=2,4", "--ray", address, "--json"), 2, "InputError", f"--ray {address}: {told}")
+
+
 def test_a_folder_that_cannot_be_written_to(
     sweep: Callable[..., Done], refused: Callable[..., None], tmp_path: Path
 ) -> None:

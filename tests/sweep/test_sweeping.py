@@ -67,7 +67,7 @@ def test_what_is_left_in_the_folder(swept: Callable[..., Sweep]) -> None:
         *("best.yaml", "figure.png", "log.jsonl", "sweep.json", "table.md", "trials.jsonl")
     }
     lines = (found.folder / "table.md").read_text(encoding="utf-8").splitlines()
-    assert lines[0].startswith("| trial | adapter.r | training.learning_rate | steps | accuracy | parameters |")
+    assert lines[0].startswith("| trial | r | learning_rate | steps | accuracy | parameters |")
     assert len([line for line in lines if line.startswith("|")]) == 6
     assert (found.folder / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -190,4 +190,5 @@ def test_progress_comes_to_its_end(swept: Callable[..., Sweep]) -> None:
     shown = [event for event in events if event["event"] == "trial"]
     assert [event["share"] for event in shown] == ["1/9"] * 4 + ["1/3"] * 2 + ["1"]
     assert shown[-1]["trial"] == found.best.number
+    assert not [event for event in events if event["event"] == "notice" and "test row" in event["message"]]
     assert {event["event"] for event in events} <= {"data", "base", "sweep", "trial", "notice", "frozen"}
