@@ -33,7 +33,7 @@ class Tried:
     parameters: int
     steps: int
     seconds: float
-    """Of all that shared its passes through the base, like `peak_mib`."""
+    """Of the optimizer steps, of all that shared their passes through the base, like `peak_mib`."""
     peak_mib: float
     together: int
     """How many shared them, itself among them."""
@@ -152,7 +152,8 @@ def _judged(session: Session, line: Line, log: TrainingLog, cost: dict[str, Any]
     if not math.isfinite(metric):
         return Failed(f"its {line.task.watched} on the validation rows is {metric}")
     parameters = sum(parameter.numel() for parameter in session[line.name].parameters.values())
-    return Tried(metric, parameters, cost["steps"], cost["seconds"], cost["memory"]["peak_mib"], together)
+    seconds = sum(record["seconds"] for record in log.steps)
+    return Tried(metric, parameters, cost["steps"], seconds, cost["memory"]["peak_mib"], together)
 
 
 def _reason(error: Exception) -> str:
