@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from pefttune.errors import InputError
 
 if TYPE_CHECKING:
     from pefttune.sweep import Sweep
+    from pefttune.sweep.sweeping import Train
 
 
 class Kind(StrEnum):
@@ -70,7 +71,7 @@ def sweep(
     from pefttune import pipeline
     from pefttune.cli.progress import Display
 
-    elsewhere = room.on_ray(ray) if ray else nullcontext()
+    elsewhere: AbstractContextManager[Train | None] = room.on_ray(ray) if ray else nullcontext()
     with elsewhere as trainer, Display() as display:
         swept = room.sweep(found, chooser, display, apart=apart, train=trainer)
         run = pipeline.run(load_recipe(swept.recipe), display) if train else None
