@@ -273,7 +273,7 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_version_whole(
 
     try:
         with pytest.raises(StorageError, match=message):
-            pipeline.run(quick({"adapter.r": 1 if after == "memory" else 32, "training.max_steps": 1}), notify)
+            pipeline.run(quick({"adapter.r": 1 if after == "memory" else 16, "training.max_steps": 1}), notify)
     finally:
         full[0].__exit__(None, None, None)
     assert stored(tmp_path) == listed

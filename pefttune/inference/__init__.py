@@ -1,5 +1,6 @@
 """The session: one resident base, many adapters."""
 
+from pefttune.inference.activations import input_spectra
 from pefttune.inference.features import POOLINGS, Features, extract
 from pefttune.inference.frozen import boundary_of
 from pefttune.inference.loaded import Loaded
@@ -16,6 +17,7 @@ __all__ = [
     "Session",
     "boundary_of",
     "extract",
+    "input_spectra",
     "load_base_of",
     "open_session",
 ]

@@ -6,9 +6,11 @@ from typing import Any
 from pefttune.methods import weights
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
-from pefttune.methods.lora import LoraAdapter, tables_nbytes
+from pefttune.methods.lora import LoraAdapter, lora_targets, tables_nbytes
 from pefttune.methods.places import FILE_PREFIX
 from pefttune.methods.protocol import Adapter
+from pefttune.methods.ranks import full_ranks, most_ranks, spend
+from pefttune.methods.spectrum import Sketch, Spectrum
 
 METHODS: dict[str, type[HeadAlone | LoraAdapter | InjectedAdapter]] = {
     "head": HeadAlone,
@@ -43,4 +45,20 @@ def detach(model: Any, adapter: Adapter) -> None:
     adapter.detach()
 
 
-__all__ = ["FILE_PREFIX", "METHODS", "Adapter", "activate", "attach", "detach", "tables_nbytes", "weights"]
+__all__ = [
+    "FILE_PREFIX",
+    "METHODS",
+    "Adapter",
+    "LoraAdapter",
+    "Sketch",
+    "Spectrum",
+    "activate",
+    "attach",
+    "detach",
+    "full_ranks",
+    "lora_targets",
+    "most_ranks",
+    "spend",
+    "tables_nbytes",
+    "weights",
+]

@@ -179,8 +179,8 @@ def _feedforward(model: Any, config: sections.Ia3, places: list[str]) -> list[st
 
 def _dora(model: Any, config: sections.Dora, places: list[str]) -> peft.PeftConfig:
     return peft.LoraConfig(
-        r=config.r,
-        lora_alpha=2 * config.r if config.lora_alpha is None else config.lora_alpha,
+        r=config.rank,
+        lora_alpha=2 * config.rank if config.lora_alpha is None else config.lora_alpha,
         lora_dropout=config.lora_dropout,
         use_rslora=config.use_rslora,
         use_dora=True,
