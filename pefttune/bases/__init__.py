@@ -4,7 +4,7 @@ from pefttune.bases.catalogue import BASES
 from pefttune.bases.fingerprint import Fingerprint
 from pefttune.bases.known import find as find_known
 from pefttune.bases.load import Base, load, quantization_name
-from pefttune.bases.locate import Located, locate
+from pefttune.bases.locate import Located, local_folder, locate
 from pefttune.bases.machine import choose_device
 from pefttune.bases.reader import Reader, open_reader
 
@@ -17,6 +17,7 @@ __all__ = [
     "choose_device",
     "find_known",
     "load",
+    "local_folder",
     "locate",
     "open_reader",
     "quantization_name",

@@ -12,8 +12,8 @@ from torch import Tensor
 
 # Columns for each direction that is wanted: the more, the nearer to the exact ones.
 COLUMNS_PER_DIRECTION = 4
-# Directions whose part is smaller than this are noise of the arithmetic.
-NEGLIGIBLE = 1e-10
+# What is smaller than this part of the inputs' squares is noise of the arithmetic.
+NEGLIGIBLE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Sketch:
         y_IL = self._products_IL - n * torch.outer(mean_I, mean_I @ self._omega_IL)
         total = float(self._squares - n * mean_I.square().sum())
         core_L, turn_LL = torch.linalg.eigh(self._omega_IL.t() @ y_IL)
-        kept = core_L > NEGLIGIBLE * max(total, torch.finfo(torch.float64).tiny)
+        kept = core_L > NEGLIGIBLE * self._squares
         u_IK, s_K, _ = torch.linalg.svd(y_IL @ turn_LL[:, kept] * core_L[kept].rsqrt(), full_matrices=False)
         leading = u_IK[:, : self._k].t().float().cpu().contiguous()
         return Spectrum(leading, tuple((s_K[: self._k].square() / total).tolist()))

@@ -52,7 +52,8 @@ class Workload:
 
 def choose(recipe: Recipe, shape: BaseShape | None = None, work: Workload | None = None) -> list[Choice]:
     """A choice for each key that the recipe leaves to a rule, without a value where what the rule asks is not given."""
-    section, choices = recipe.adapter, []
+    section = recipe.adapter
+    choices: list[Choice] = []
     if isinstance(section, LowRank) and section.r is None:
         choices.append(_rank(section, work))
         if section.lora_alpha is None and not section.use_rslora:
@@ -76,7 +77,8 @@ def shape_of(config: Mapping[str, Any]) -> BaseShape | None:
     """That of a base's `config.json`, where it says so."""
     config = config.get("text_config", config)
     width = next((config[key] for key in ("hidden_size", "d_model", "n_embd", "dim") if key in config), None)
-    return BaseShape(config["model_type"], width) if isinstance(width, int) and "model_type" in config else None
+    kind = config.get("model_type")
+    return BaseShape(kind, width) if isinstance(kind, str) and isinstance(width, int) and width > 0 else None
 
 
 def _rank(section: LowRank, work: Workload | None) -> Choice:

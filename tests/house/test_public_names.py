@@ -150,6 +150,7 @@ PUBLIC = {
         "choose_device",
         "find_known",
         "load",
+        "local_folder",
         "locate",
         "open_reader",
         "quantization_name",
