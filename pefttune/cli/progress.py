@@ -92,6 +92,13 @@ class Display:
     def _show_notice(self, event: dict[str, Any]) -> None:
         self._say(f"notice: {event['message']}")
 
+    def _show_chosen(self, event: dict[str, Any]) -> None:
+        for choice in event["choices"]:
+            self._say(f"chosen: {choice['key']} = {choice['value']}: {choice['why']}")
+
+    def _show_activations(self, event: dict[str, Any]) -> None:
+        self._bar("what enters the layers, training rows", event["done"], event["of"], "")
+
     def _show_step(self, event: dict[str, Any]) -> None:
         rate = event["examples"] / event["seconds"]
         self._bar("training", event["step"], event["of"], f"loss {event['loss']:.3f}  {rate:.1f} examples/s")

@@ -9,12 +9,14 @@ from pefttune.methods.adalora import AdaLoraAdapter
 from pefttune.methods.bottleneck import BottleneckAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
-from pefttune.methods.lora import LoraAdapter, tables_nbytes
+from pefttune.methods.lora import LoraAdapter, lora_targets, tables_nbytes
 from pefttune.methods.merging import Merged, merge
 from pefttune.methods.places import FILE_PREFIX
 from pefttune.methods.prefix import PrefixTuned
 from pefttune.methods.prompts import PromptTuned, PTuned
 from pefttune.methods.protocol import Adapter
+from pefttune.methods.ranks import full_ranks, most_ranks, spend
+from pefttune.methods.spectrum import Sketch, Spectrum
 from pefttune.methods.tokens import TrainableTokens
 
 METHODS: dict[str, type[Any]] = {
@@ -69,10 +71,16 @@ __all__ = [
     "Adapter",
     "LoraAdapter",
     "Merged",
+    "Sketch",
+    "Spectrum",
     "activate",
     "attach",
     "detach",
+    "full_ranks",
+    "lora_targets",
     "merge",
+    "most_ranks",
+    "spend",
     "tables_nbytes",
     "weights",
 ]

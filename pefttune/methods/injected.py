@@ -177,9 +177,9 @@ def _feedforward(model: Any, config: sections.Ia3, places: list[str]) -> list[st
 
 
 def _dora(model: Any, config: sections.Dora, places: list[str]) -> peft.PeftConfig:
-    _check_ranks(model, places, config.r)
+    _check_ranks(model, places, config.rank)
     return peft.LoraConfig(
-        r=config.r,
+        r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.lora_dropout,
         use_rslora=config.use_rslora,

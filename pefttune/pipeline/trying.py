@@ -127,8 +127,7 @@ class Bench:
         with TemporaryDirectory() as folder:
             lines = [self._line(recipe, Path(folder)) for recipe in recipes]
             try:
-                for line in lines:
-                    attach(session, line)
+                lines = [attach(session, line) for line in lines]
                 fitted = fit(session, lines)
                 return {
                     line.name: _judged(session, line, log, cost, len(lines))

@@ -52,13 +52,16 @@ LEAVES = {
     "data.max_bad_rows",
     "adapter.method",
     "adapter.r",
+    "adapter.rank_pattern",
+    "adapter.budget",
+    "adapter.init_lora_weights",
+    "adapter.rho",
     "adapter.lora_alpha",
     "adapter.lora_dropout",
     "adapter.target_modules",
     "adapter.layers",
     "adapter.warm_start",
     "adapter.use_rslora",
-    "adapter.init_lora_weights",
     "adapter.loraplus_lr_ratio",
     "adapter.init_r",
     "adapter.target_r",
@@ -168,8 +171,9 @@ def test_every_key_is_frozen(key: str, file_of: Any) -> None:
 def test_every_key_has_a_meaning_and_an_example_that_loads(key: str, file_of: Any) -> None:
     found, file = explain(key), file_of(key)
     assert found.meaning.endswith(".")
-    # Numbers and lists of labels need a head.
-    needed = ["task.approach=head"] if key == "task.problem_type" else []
+    # Numbers and lists of labels need a head, and rho something that measures.
+    needs = {"task.problem_type": "task.approach=head", "adapter.rho": "adapter.init_lora_weights=eva"}
+    needed = [needs[key]] if key in needs else []
     override = f"{key}={found.example}"
     assert read_recipe(file, [*needed, override]).origins[key] == f"override {override!r}"
     assert found.example != "null", "an example must show a value"
@@ -186,14 +190,14 @@ def test_no_key_takes_a_boolean_for_anything_else(key: str, file_of: Any) -> Non
 
 
 def test_a_key_in_words() -> None:
-    found = explain("adapter.r")
+    found = explain("adapter.oft_block_size")
     assert (found.meaning, found.type, found.bounds) == (
-        "Rank of the update matrices.",
+        "Numbers that a block turns among themselves.",
         "a whole number",
-        "above 0 and at most 1024",
+        "above 1",
     )
     assert (found.default, found.choices, found.unit, found.value, found.origin, found.keys) == (
-        "8 (lora), 8 (dora), 256 (vera), 64 (miss)",
+        "32",
         (),
         None,
         None,
@@ -207,7 +211,8 @@ def test_choices_units_and_required_keys() -> None:
     assert explain("data.max_length").unit == "tokens"
     assert (explain("output.name").default, explain("output.name").example) == (None, "film-sentiment")
     assert explain("data.label_bins").default == "null"
-    assert explain("training.learning_rate").default == "0.0005"
+    assert explain("training.learning_rate").default == "null"
+    assert explain("adapter.r").default == "null (lora), null (dora), 256 (vera), 64 (miss)"
 
 
 def test_value_and_origin_in_a_recipe(loaded: LoadedRecipe) -> None:
@@ -216,7 +221,7 @@ def test_value_and_origin_in_a_recipe(loaded: LoadedRecipe) -> None:
     assert source.value == "r.csv"
     assert source.origin is not None
     assert source.origin.endswith("x.yaml:2")
-    assert (r.value, r.origin) == ("8", "default")
+    assert (r.value, r.origin) == ("null", "default")
 
 
 def test_a_key_of_several_tasks_is_explained_for_each() -> None:

@@ -109,7 +109,7 @@ WRONG = {
     ),
     "text for a number": (
         "training: {learning_rate: fast}",
-        "x.yaml:4  training.learning_rate: must be a number (above 0), not 'fast'",
+        "x.yaml:4  training.learning_rate: must be a number (above 0) or null, not 'fast'",
     ),
     "text for a whole number": (
         "training: {max_steps: many}",
@@ -117,11 +117,11 @@ WRONG = {
     ),
     "fraction for a whole number": (
         "adapter: {method: lora, r: 8.5}",
-        "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024), not 8.5",
+        "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024) or null, not 8.5",
     ),
     "boolean for a number": (
         "adapter: {method: lora, r: true}",
-        "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024), not true",
+        "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024) or null, not true",
     ),
     "boolean for an index": (
         "adapter: {method: lora, layers: [0, true]}",
