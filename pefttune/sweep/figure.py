@@ -34,6 +34,8 @@ def draw(path: Path, metric: str, trials: Sequence[Trial]) -> None:
         _draw_panel(axes, shown, values, own="parameters" in name)
         axes.set_xlabel(name)
     panels[0].set_xscale("log")
+    for axes in panels[1:]:
+        axes.set_xlim(left=0)
     panels[0].set_ylabel(f"validation {metric.replace('_', ' ')}")
     figure.legend(handles=_legend([trial for trial, _ in shown]), loc="outside lower center", ncols=8, fontsize=8)
     figure.savefig(path, metadata={"Software": None})
@@ -51,11 +53,14 @@ def _draw_panel(axes: Any, shown: Sequence[tuple[Trial, Tried]], costs: Sequence
     colors = _colors([trial for trial, _ in shown])
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
+    numbers: dict[tuple[float, float], list[str]] = {}
     for (trial, last), cost in zip(shown, costs, strict=True):
         color = colors[trial.variant.settings.get(METHOD, "")]
         inside = color if own or last.together == 1 else "none"
         axes.scatter(cost, last.metric, marker=MARKERS[trial.share], s=60, edgecolors=color, facecolors=inside)
-        axes.annotate(str(trial.number), (cost, last.metric), (5, 5), textcoords="offset points", fontsize=8, color=INK)
+        numbers.setdefault((cost, last.metric), []).append(str(trial.number))
+    for place, those in numbers.items():
+        axes.annotate(", ".join(those), place, (5, 5), textcoords="offset points", fontsize=8, color=INK)
 
 
 def _legend(trials: Sequence[Trial]) -> list[Any]:
