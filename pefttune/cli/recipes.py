@@ -33,7 +33,9 @@ def _first_comment(text: str) -> str:
 
 
 def explain(
-    key: Annotated[str | None, typer.Argument(help="A key such as training.learning_rate, a section, or a recipe.")] = None,
+    key: Annotated[
+        str | None, typer.Argument(help="A key such as training.learning_rate, a section, or a recipe.")
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Tell its value in this recipe, and its origin.")
     ] = None,

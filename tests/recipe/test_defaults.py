@@ -95,9 +95,15 @@ def test_a_budget_in_words(load: Any, minimal: str, text: str, number: int) -> N
         ("budget: 0", "adapter.budget: must be a whole number (above 0) or null, not 0"),
         ("budget: 1.5", "adapter.budget: must be a whole number (above 0) or null, not 1.5"),
         ("budget: 2M, r: 4", "the ranks come from the budget, so leave out r, or the budget"),
-        ("budget: 2M, rank_pattern: {a: 4}", "the ranks come from the budget, so leave out rank_pattern, or the budget"),
+        (
+            "budget: 2M, rank_pattern: {a: 4}",
+            "the ranks come from the budget, so leave out rank_pattern, or the budget",
+        ),
         ("rho: 3", "nothing asks for measured ranks: leave it out, or set `budget` or `init_lora_weights: eva`"),
-        ("rank_pattern: {a: -1}", "adapter.rank_pattern.a: must be a whole number (at least 0 and at most 1024), not -1"),
+        (
+            "rank_pattern: {a: -1}",
+            "adapter.rank_pattern.a: must be a whole number (at least 0 and at most 1024), not -1",
+        ),
         ("init_lora_weights: evil", "adapter.init_lora_weights: 'evil' is not one of: default, eva"),
     ],
 )
