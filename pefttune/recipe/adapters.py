@@ -150,7 +150,7 @@ class Lora(LowRank):
         "default",
         description="Where A and B begin. `default`: A at random, B at zero; `gaussian`: likewise, A normal; `eva`: B "
         "at zero, A along the leading directions of what enters the layer, found out by a pass of training rows "
-        "through the base, and with ranks by what these explain (arXiv:2410.07170), which then stand in `rank_pattern`; "
+        "through the base, ranks by what these explain (arXiv:2410.07170), which then stand in `rank_pattern`; "
         "`pissa`: the weight's principal components (arXiv:2404.02948), or nearly these by a fast SVD, "
         "`pissa_niter_16`; `olora`: its QR decomposition (arXiv:2406.01775). The last three are saved as a LoRA of "
         "rank 2 · r, whose second half takes the beginning back: the base never changes.",
