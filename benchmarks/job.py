@@ -53,6 +53,8 @@ class Job:
     examples: list[Example]
     steps: list[list[int]]
     """Indices into `examples`, one list for each optimizer step. Empty where nothing is trained."""
+    judged: list[int] = field(default_factory=list)
+    """Indices of examples whose classes are scored when the training is over; not timed."""
     lora: LoraChoice = LoraChoice()
     warmup: int = 0
     """How many of the steps are warm-up, not timed."""
@@ -103,7 +105,7 @@ class Result:
     labelled: list[int] = field(default_factory=list)
     """Positions that the loss was taken of."""
     scores: list[list[float]] = field(default_factory=list)
-    """Log-likelihood of every answer of every example, where answers are scored."""
+    """Log-likelihood of every answer of every example, where answers are scored; or of every class of those judged."""
     settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

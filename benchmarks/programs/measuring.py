@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,15 @@ def read_job() -> dict[str, Any]:
     return job
 
 
-def train(trainer: Any, job: dict[str, Any], packages: Sequence[str], settings: dict[str, Any]) -> None:
-    """Run the trainer and write what was measured to the file of the second argument."""
+def train(
+    trainer: Any,
+    job: dict[str, Any],
+    packages: Sequence[str],
+    settings: dict[str, Any],
+    judge: Callable[[], list[list[float]]] = list,
+) -> None:
+    """Run the trainer and write what was measured to the file of the second argument. `judge` scores examples when the
+    training is over."""
     from transformers import TrainerCallback  # not above: its 55 MiB of modules are none of a scoring program's memory
 
     class Callback(Clock, TrainerCallback):
@@ -131,6 +138,7 @@ def train(trainer: Any, job: dict[str, Any], packages: Sequence[str], settings: 
         "losses": clock.losses,
         "positions": counting.positions,
         "labelled": counting.labelled,
+        "scores": judge(),
     }
     tell(job, packages, before, measured, settings)
 
