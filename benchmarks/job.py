@@ -53,8 +53,6 @@ class Job:
     examples: list[Example]
     steps: list[list[int]]
     """Indices into `examples`, one list for each optimizer step. Empty where nothing is trained."""
-    judged: list[int] = field(default_factory=list)
-    """Indices of examples whose classes are scored when the training is over; not timed."""
     lora: LoraChoice = LoraChoice()
     warmup: int = 0
     """How many of the steps are warm-up, not timed."""
@@ -71,6 +69,8 @@ class Job:
     save_every: int = 0
     """Optimizer steps between saved adapters, `save_folder`/STEP; saving is not timed."""
     save_folder: str = ""
+    judged: list[int] = field(default_factory=list)
+    """Indices of examples whose classes are scored when the training is over; not timed."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What distinguishes the variants of one program."""
 

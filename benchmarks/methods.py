@@ -19,7 +19,7 @@ import typer
 
 from benchmarks import method_report, report
 from benchmarks.errors import BenchmarkError
-from benchmarks.options import Data, Rows, told_plainly
+from benchmarks.options import Data, told_plainly
 from benchmarks.running import LAST_LINES, environment
 from benchmarks.settings import SETTINGS, TASKS, overrides_of
 from pefttune import store
@@ -104,41 +104,55 @@ def chosen(words: Sequence[str] | None, known: Sequence[str], called: str) -> li
     return list(words or known)
 
 
+def tell(cells: Sequence[Cell], results: Path) -> str:
+    """Write tables and figure of those that are finished; the tables again."""
+    found = finished(cells, read(results))
+    if found:
+        method_report.draw(found, results.with_suffix(".png"))
+    return method_report.write(found, results.with_suffix(".md"))
+
+
+def run_missing(cells: Sequence[Cell], results: Path, data: Path | None, threads: int) -> bool:
+    """Run the cells that are not finished yet, one after another; whether none failed."""
+    well = True
+    for cell in cells:
+        if finished([cell], read(results)):
+            continue
+        report.out.print(named(cell))
+        try:
+            found = run(cell, data, threads)
+        except BenchmarkError as error:  # the others go on
+            sys.stderr.write(f"{error}\n")
+            well = False
+            continue
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found | {"threads": threads}) + "\n")
+        tell(cells, results)
+    return well
+
+
 def main(
-    results: Annotated[Path, typer.Option(help="File of finished cells; table and figure go beside it.")] = Path(
+    results: Annotated[Path, typer.Option(help="File of finished cells; tables and figure go beside it.")] = Path(
         "methods.jsonl"
     ),
     methods: Annotated[list[str] | None, typer.Option("--method", help="By default all.")] = None,
     tasks: Annotated[list[str] | None, typer.Option("--task", help=f"By default {' and '.join(TASKS)}.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method and task, with seeds 0, 1, ….")] = 3,
-    rows: Rows = None,
+    rows: Annotated[int | None, typer.Option(min=16, help="Training rows; test rows at most as many.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each run.")] = 1,
     data: Data = None,
 ) -> None:
-    """Run the cells that are not finished yet, one after another, and write the tables and the figure."""
-    failed = False
+    """Train every method on every task, with every seed, and write tables and a figure."""
     with told_plainly():
         kinds, works = chosen(methods, list(SETTINGS), "method"), chosen(tasks, list(TASKS), "task")
+        data = data and data.resolve()  # each run has a folder of its own
         for task in works:
             TASKS[task].data(data)  # missing data is told now, not after an hour
         # Seeds come outermost, so that a run that is cut has compared all methods.
         cells = [asked(task, method, seed, rows) for seed in range(seeds) for task in works for method in kinds]
-        for cell in cells:
-            if finished([cell], read(results)):
-                continue
-            report.out.print(named(cell))
-            try:
-                found = run(cell, data, threads)
-            except BenchmarkError as error:  # the others go on
-                sys.stderr.write(f"{error}\n")
-                failed = True
-                continue
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(found | {"threads": threads}) + "\n")
-    if found_cells := finished(cells, read(results)):
-        report.out.print(method_report.write(found_cells, results.with_suffix(".md")), highlight=False)
-        method_report.draw(found_cells, results.with_suffix(".png"))
-    if failed:
+        well = run_missing(cells, results, data, threads)
+    report.out.print(tell(cells, results), highlight=False)
+    if not well:
         raise typer.Exit(1)
 
 

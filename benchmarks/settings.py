@@ -60,7 +60,7 @@ TASKS = {
     "film": Task(
         "Film sentiment, SmolLM2-135M-Instruct in NF4, by label words",
         ROOT / "recipes" / "film-sentiment.yaml",
-        rows=480,
+        rows=400,
         test_rows=400,
         overrides={"training.per_device_train_batch_size": 8},
     ),
@@ -83,6 +83,7 @@ SETTINGS = {
     "vera": Setting(1e-2),
     "miss": Setting(1e-3, {"r": 16}),
     "ln_tuning": Setting(5e-3),
+    "bottleneck": Setting(1e-3, {"reduction_factor": 8}, on={"tweets": {"adapter.reduction_factor": 5}}),
     "head": Setting(1e-2, on={"film": {"task.approach": "head"}}),
 }
 

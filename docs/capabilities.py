@@ -20,7 +20,7 @@ from unittest.mock import patch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pefttune.recipe import Recipe, recipe_from_mapping
-from pefttune.recipe.adapters import METHODS
+from pefttune.recipe import adapters as sections
 from pefttune.recipe.schema import Base
 
 PAGE = Path(__file__).parent / "capabilities.md"
@@ -40,9 +40,12 @@ differs (`tests/methods/test_capabilities.py`).
 - **plain PEFT**: transformers and PEFT alone read the stored folder and give the same answers.
 
 """
+# Those of other packages, which may be here, are not told of.
+METHODS = {word: kind for word, kind in sections.METHODS.items() if kind.__module__ == sections.__name__}
 STEPS, ROWS, LONGEST = 10, 40, 64
 ROWS_FILE = "rows.jsonl"
-TEXTS = ("fine film 1", "dull film number 2 number 3 number 4", "film 5")
+TOKEN = "<|reserved_special_token_0|>"  # in each text, for a method that learns tokens: the example that its key has
+TEXTS = (f"fine {TOKEN} film 1", f"dull film number 2 number 3 {TOKEN} number 4", f"film {TOKEN}")
 ROUNDING = 1e-4  # log-likelihoods of about 4 in float32, through two layers, with products in another order
 
 
@@ -127,7 +130,7 @@ def trainer(folder: Path) -> Callable[[str, str], Trained]:
     """What trains a method on a quantization, once, in `folder`."""
     write_base(folder / "base")
     kinds = [("fine", "good"), ("dull", "bad")]  # the first word of a text tells its label
-    rows = [{"text": f"{kinds[n % 2][0]} film number {n}", "label": kinds[n % 2][1]} for n in range(ROWS)]
+    rows = [{"text": f"{kinds[n % 2][0]} {TOKEN} film number {n}", "label": kinds[n % 2][1]} for n in range(ROWS)]
     (folder / ROWS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return cache(partial(Trained, folder=folder))
 
@@ -138,10 +141,10 @@ def write_base(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = ["<pad>", "<end>", "<unknown>", "fine", "dull", "film", "number", "good", "bad", "Answer", ":"]
+    words = ["<pad>", "<end>", "<unknown>", TOKEN, "fine", "dull", "film", "number", "good", "bad", "Answer:"]
     words += map(str, range(100))  # more than the ids that the base is tried with (pefttune/batching/agreement.py)
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unknown>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>").save_pretrained(folder)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}

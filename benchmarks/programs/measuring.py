@@ -74,15 +74,17 @@ def rows_with_mask(job: dict[str, Any]) -> dict[str, list[list[int]]]:
 def loading(job: dict[str, Any]) -> dict[str, Any]:
     """How `from_pretrained` is to load the job's base."""
     dtype = getattr(torch, job["base"]["dtype"])
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    quantization = None
+    if job["base"]["quantization"] == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
     return {
         "dtype": dtype,
-        "quantization_config": quantization if job["base"]["quantization"] == "nf4" else None,
+        "quantization_config": quantization,
         "device_map": {"": 0 if torch.cuda.is_available() else "cpu"},
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import doctor, embed, recipes, store, train, use
+from pefttune.cli import doctor, embed, recipes, store, train, use, verify, versions
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -28,6 +28,10 @@ app.command()(use.predict)
 app.command()(embed.embed)
 app.command("list")(store.list_adapters)
 app.command()(store.show)
+app.command()(verify.verify)
+app.command()(versions.alias)
+app.command()(versions.remove)
+app.command()(versions.gc)
 app.command("recipes")(recipes.list_recipes)
 app.command()(recipes.explain)
 

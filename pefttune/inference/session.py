@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pefttune import bases, methods, tasks
+from pefttune import bases, methods, store, tasks
 from pefttune.batching import Batch, Boundary, Outputs, is_causal, prepare
 from pefttune.data import Example, Row
 from pefttune.errors import AdapterError
@@ -99,6 +99,7 @@ class Session:
         fit, it is taken off again. The same weights under the same name again are no news. Raises AdapterError, also
         for other weights under a name that is taken.
         """
+        hold = store.Hold(Path(folder))  # before it is read: nobody is to remove it meanwhile
         saved = read_saved(Path(folder), self.base)
         with self._lock:
             name = name or saved.manifest["name"]
@@ -106,7 +107,7 @@ class Session:
                 return self[name]
             self._shelf.check_free(name)
             self._shelf.make_room(saved.source.nbytes)
-            return self._shelf.add(name, attach_saved(self, saved), saved.source)
+            return self._shelf.add(name, attach_saved(self, saved), saved.source, hold)
 
     def load_in_background(self, folder: Path | str, name: str | None = None) -> Future[Loaded]:
         """As `load`, on another thread, beside predictions: files are hashed meanwhile, and only what is attached waits

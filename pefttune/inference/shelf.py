@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttune import methods
+from pefttune import methods, store
 from pefttune.errors import AdapterError
 from pefttune.inference.loaded import Loaded, Purpose
 
@@ -31,6 +31,7 @@ class Shelf:
         self._loaded: dict[str, Loaded] = {}
         self._away: dict[str, Purpose] = {}
         self._sources: dict[str, Source] = {}
+        self._holds: dict[str, store.Hold] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,12 +67,14 @@ class Shelf:
         if name in self.names:
             raise AdapterError(f"the session already holds another adapter {name!r}; remove it first")
 
-    def add(self, name: str, loaded: Loaded, source: Source | None = None) -> Loaded:
-        """Take in an adapter under a free name."""
+    def add(self, name: str, loaded: Loaded, source: Source | None = None, hold: store.Hold | None = None) -> Loaded:
+        """Take in an adapter under a free name. `hold` keeps its folder in the store, for as long as it is here."""
         self.check_free(name)
         self._put(name, loaded)
         if source is not None:
             self._sources[name] = source
+        if hold is not None:
+            self._holds[name] = hold
         return loaded
 
     def remove(self, name: str) -> None:
@@ -81,6 +84,8 @@ class Shelf:
             self._take_off(name)
         del self._away[name]
         self._sources.pop(name, None)
+        if hold := self._holds.pop(name, None):
+            hold.release()
 
     def make_room(self, nbytes: int, beside: str = "") -> None:
         """Take off the base what must go for so many bytes more; not the adapter `beside`."""

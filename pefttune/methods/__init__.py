@@ -1,18 +1,21 @@
-"""Methods of adapting a frozen base, and the files of adapters. A new method is one file and one line of `METHODS`."""
+"""Methods of adapting a frozen base, and the files of adapters. A new method is one file and one line of
+`METHODS`, or a package of its own."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from pefttune.methods import weights
+from pefttune.methods import others, weights
+from pefttune.methods.bottleneck import BottleneckAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
 from pefttune.methods.lora import LoraAdapter, tables_nbytes
 from pefttune.methods.places import FILE_PREFIX
 from pefttune.methods.protocol import Adapter
 
-METHODS: dict[str, type[HeadAlone | LoraAdapter | InjectedAdapter]] = {
+METHODS: dict[str, type[Adapter]] = {
     "head": HeadAlone,
     "lora": LoraAdapter,
+    "bottleneck": BottleneckAdapter,
     **dict.fromkeys(CONFIGS, InjectedAdapter),
 }
 
@@ -24,13 +27,15 @@ def attach(model: Any, config: Any) -> Adapter:
     Raises BaseError when the method cannot be attached to this base.
     """
     activate(model)
+    if config.method not in METHODS:
+        METHODS[config.method] = others.class_of(config)
     return METHODS[config.method](model, config)
 
 
 def activate(model: Any, *adapters: Adapter | None, rows: Sequence[slice] = ()) -> None:
     """Let one adapter act in the model's forward, or none: then it is the base itself. Several act each on its own
     `rows` of the batch."""
-    for kind in (InjectedAdapter, LoraAdapter):
+    for kind in set(METHODS.values()):
         kind.deactivate(model)
     for adapter, own in zip(adapters, rows or [slice(None)] * len(adapters), strict=True):
         if adapter is not None:

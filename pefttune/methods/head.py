@@ -30,6 +30,10 @@ class HeadAlone:
     def activate(self, rows: slice = slice(None)) -> None:
         """Leave the base as it is on these rows."""
 
+    @staticmethod
+    def deactivate(model: nn.Module) -> None:
+        """Nothing of it acts."""
+
     def config(self) -> dict[str, Any]:
         """A LoRA on no layer, as PEFT writes it."""
         config: dict[str, Any] = LoraConfig(target_modules=DUMMY_TARGET_MODULES).to_dict()

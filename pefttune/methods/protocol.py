@@ -13,6 +13,9 @@ class Adapter(Protocol):
     mixes: bool
     """Whether several such adapters may act in one pass, each on its own rows."""
 
+    def __init__(self, model: Any, config: Any) -> None:
+        """Attach a new, frozen one to `model`, on which none acts, by the recipe's section. Raises BaseError."""
+
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters by the key they have in the adapter's file."""
@@ -27,6 +30,10 @@ class Adapter(Protocol):
 
     def activate(self, rows: slice = slice(None)) -> None:
         """Act in the model's forward on these rows of the batch, besides those that act already."""
+
+    @staticmethod
+    def deactivate(model: nn.Module) -> None:
+        """Let no adapter of this method act in the model's forward."""
 
     def config(self) -> dict[str, Any]:
         """What `adapter_config.json` says of it, without the base's name; its task is to write."""

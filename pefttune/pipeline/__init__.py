@@ -3,5 +3,6 @@
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.evaluating import evaluate
 from pefttune.pipeline.line import Run, run, run_together
+from pefttune.pipeline.verifying import Verification, verify
 
-__all__ = ["Run", "evaluate", "read_data", "run", "run_together"]
+__all__ = ["Run", "Verification", "evaluate", "read_data", "run", "run_together", "verify"]

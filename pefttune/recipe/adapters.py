@@ -1,16 +1,19 @@
 """The `adapter` section of a recipe: one class for each method, chosen by `method`. Rules are those of `schema.py`.
 
-Methods but `lora` and `head` are PEFT's own, with its names and default values.
+Methods but `lora`, `bottleneck` and `head` are PEFT's own, with its names and default values.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from typing import Annotated, ClassVar, Literal, get_args
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from pefttune.recipe.types import Fraction, Indices, NonNegative, Section, Switch, Texts, Whole
+from pefttune.recipe.extensions import sections_of_others
+from pefttune.recipe.types import Fraction, Indices, NonNegative, Positive, Section, Switch, Texts, Whole
 
 
 def _top_or_indices(layers: str | tuple[int, ...] | None) -> str | tuple[int, ...] | None:
@@ -46,10 +49,13 @@ RankStabilized = Annotated[Switch, Field(description="Scale by lora_alpha / √r
 
 
 class Method(Section):
-    """What all methods say of themselves."""
+    """What all methods say of themselves. One of another package has a classmethod `adapter_class()`, which gives the
+    class of its adapters."""
 
     not_on: ClassVar[tuple[str, ...]] = ()
     """Values of `base.quantization` with which the method does not work."""
+    in_peft: ClassVar[bool] = True
+    """Whether plain PEFT reads such an adapter."""
     method: str
 
 
@@ -154,6 +160,32 @@ class LayerNorms(Method):
     layers: Layers = None
 
 
+class Bottleneck(Method):
+    """Bottleneck adapters (arXiv:1902.00751): two small layers with a non-linearity between, in every block."""
+
+    in_peft = False
+    method: Literal["bottleneck"] = Field(
+        description="Two small layers with a non-linearity between, beside or behind the base's own: adapters by "
+        "Houlsby (arXiv:1902.00751), Pfeiffer (arXiv:2005.00247), He (arXiv:2110.04366)."
+    )
+    placement: Literal["houlsby", "pfeiffer", "parallel"] = Field(
+        "pfeiffer",
+        description="Where they are in a layer. `houlsby`: behind attention and behind the feed-forward part; "
+        "`pfeiffer`: behind the feed-forward part; `parallel`: from its input to its output.",
+    )
+    reduction_factor: Whole = Field(
+        16, gt=0, description="The width of the base's hidden states over that of the bottleneck."
+    )
+    non_linearity: Literal["relu", "gelu", "silu", "tanh"] = Field("relu", description="Between the two layers.")
+    scaling: Positive | None = Field(
+        None,
+        description="What their output is multiplied by. By default 1, and 4 for `parallel` (arXiv:2110.04366).",
+        examples=[4.0],
+    )
+    dropout: Fraction = Field(0.0, description="Dropout between the two layers while training.")
+    layers: Layers = None
+
+
 class Head(Method):
     """The task's head alone, on the outputs of the frozen base (linear probing)."""
 
@@ -163,8 +195,11 @@ class Head(Method):
     )
 
 
-AdapterSection = Lora | Dora | Ia3 | Oft | Boft | Vera | Miss | LayerNorms | Head
+AdapterSection = Lora | Dora | Ia3 | Oft | Boft | Vera | Miss | LayerNorms | Bottleneck | Head
 METHODS: dict[str, type[Method]] = {
     get_args(kind.model_fields["method"].annotation)[0]: kind for kind in get_args(AdapterSection)
 }
-"""The sections by the word that chooses them."""
+"""The sections by the word that chooses them, those of other packages too."""
+if not TYPE_CHECKING:  # which knows no other package
+    METHODS |= sections_of_others(Method, METHODS)
+    AdapterSection = reduce(operator.or_, METHODS.values())

@@ -58,12 +58,18 @@ PUBLIC = {
     },
     "pefttune.store": {
         "MANIFEST",
+        "Hold",
+        "Removed",
+        "alias",
         "check_name",
         "commit",
         "find",
         "names",
         "read_manifest",
+        "read_record",
+        "remove",
         "staged",
+        "tidy",
         "versions",
         "write_manifest",
     },
@@ -191,7 +197,9 @@ PUBLIC = {
         "draw",
         "interval",
         "judge",
+        "Verdict",
         "largest_difference",
+        "replay",
         "paired_difference",
         "render_report",
         "score",
@@ -208,10 +216,12 @@ PUBLIC = {
     },
     "pefttune.pipeline": {
         "Run",
+        "Verification",
         "evaluate",
         "read_data",
         "run",
         "run_together",
+        "verify",
     },
     "pefttune.cli": {
         "main",
@@ -225,6 +235,10 @@ COMMANDS = {
     "embed": {"source", "--output", "--base", "--text-column", "--pooling", "--max-length", "--quantization"},
     "list": {"--store", "--json"},
     "show": {"name", "--store", "--json"},
+    "verify": {"name", "--store", "--base", "--json"},
+    "alias": {"name", "word", "--store", "--json"},
+    "remove": {"name", "--store", "--json"},
+    "gc": {"--keep", "--dry-run", "--store", "--json"},
     "recipes": {"--json"},
     "explain": {"key", "--recipe", "--json"},
 }
@@ -237,6 +251,8 @@ WITHOUT_TORCH = [
     ["explain", "training.learning_rate"],
     ["train", "no-such-recipe"],
     ["predict", "no-such-adapter", "text"],
+    ["verify", "no-such-adapter"],
+    ["gc"],
 ]
 
 

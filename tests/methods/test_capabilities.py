@@ -12,7 +12,6 @@ import pytest
 
 from pefttune import methods
 from pefttune.errors import RecipeError
-from pefttune.recipe import adapters as sections
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "capabilities.py"
 
@@ -38,8 +37,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, s
 
 
 def test_the_page_has_a_cell_for_each_method_and_column() -> None:
-    assert list(TOLD) == [(method, column) for method in sections.METHODS for column in capabilities.COLUMNS]
-    assert sections.METHODS.keys() == methods.METHODS.keys()
+    assert list(TOLD) == [(method, column) for method in capabilities.METHODS for column in capabilities.COLUMNS]
     assert sum(TOLD.values()) >= 50
 
 
@@ -59,15 +57,20 @@ def test_a_recipe_may_ask_for_what_works_and_for_nothing_else(tmp_path: Path, me
     if TOLD[method, column]:
         assert capabilities.recipe(method, column, tmp_path).adapter.method == method
     else:
-        able = "|".join(word for word in sections.METHODS if TOLD[word, column])
+        able = "|".join(word for word in capabilities.METHODS if TOLD[word, column])
         told = rf"`method: {method}` does not work with .*{column}`; (({able})(, )?)+ do"
         with pytest.raises(RecipeError, match=told):
             capabilities.recipe(method, column, tmp_path)
 
 
-@pytest.mark.parametrize("method", sections.METHODS)
+@pytest.mark.parametrize("method", capabilities.METHODS)
 def test_adapters_know_themselves_whether_they_share_a_pass(method: str) -> None:
     assert methods.METHODS[method].mixes == TOLD[method, "mixed batch"]
+
+
+@pytest.mark.parametrize("method", capabilities.METHODS)
+def test_sections_know_themselves_whether_peft_reads_the_adapter(method: str) -> None:
+    assert capabilities.METHODS[method].in_peft == TOLD[method, "plain PEFT"]
 
 
 def test_a_page_that_is_not_true_is_stale(

@@ -60,6 +60,11 @@ LEAVES = {
     "adapter.oft_block_size",
     "adapter.boft_block_size",
     "adapter.boft_n_butterfly_factor",
+    "adapter.placement",
+    "adapter.reduction_factor",
+    "adapter.non_linearity",
+    "adapter.scaling",
+    "adapter.dropout",
     "training.per_device_train_batch_size",
     "training.gradient_accumulation_steps",
     "training.max_batch_tokens",
@@ -103,6 +108,7 @@ METHODS = {
     "adapter.oft_block_size": "oft",
     "adapter.boft_block_size": "boft",
     "adapter.boft_n_butterfly_factor": "boft",
+    **{f"adapter.{k}": "bottleneck" for k in ("placement", "reduction_factor", "non_linearity", "scaling", "dropout")},
 }
 
 

@@ -59,12 +59,12 @@ WRONG = {
     ),
     "misspelt method": (
         "adapter:\n  method: loar",
-        "x.yaml:5  adapter.method: 'loar' is not one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, head; did "
+        "x.yaml:5  adapter.method: 'loar' is not one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, bottleneck, head; did "
         "you mean 'lora'?",
     ),
     "no method": (
         "adapter: {r: 4}",
-        "x.yaml:4  adapter.method: missing key; one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, head",
+        "x.yaml:4  adapter.method: missing key; one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, bottleneck, head",
     ),
     "key of another method": (
         "adapter:\n  method: head\n  r: 8",
