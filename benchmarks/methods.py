@@ -149,7 +149,13 @@ def main(
         for task in works:
             TASKS[task].data(data)  # missing data is told now, not after an hour
         # Seeds come outermost, so that a run that is cut has compared all methods.
-        cells = [asked(task, method, seed, rows) for seed in range(seeds) for task in works for method in kinds]
+        cells = [
+            asked(task, method, seed, rows)
+            for seed in range(seeds)
+            for task in works
+            for method in kinds
+            if task not in SETTINGS[method].not_for
+        ]
         well = run_missing(cells, results, data, threads)
     report.out.print(tell(cells, results), highlight=False)
     if not well:

@@ -46,6 +46,8 @@ class Setting:
     keys: Mapping[str, Any] = field(default_factory=dict)
     on: Mapping[str, Overrides] = field(default_factory=dict)
     """What one task needs besides."""
+    not_for: tuple[str, ...] = ()
+    """Tasks on whose base the method does not work."""
 
 
 def _tweets(folder: Path | None) -> Overrides:
@@ -83,6 +85,16 @@ SETTINGS = {
     "vera": Setting(1e-2),
     "miss": Setting(1e-3, {"r": 16}),
     "ln_tuning": Setting(5e-3),
+    "prompt_tuning": Setting(3e-2),
+    "p_tuning": Setting(1e-3),
+    "prefix_tuning": Setting(1e-2, not_for=("tweets",)),  # an encoder keeps no keys and values
+    "trainable_tokens": Setting(
+        1e-2,
+        on={
+            "film": {"adapter.tokens": ["<|im_start|>", "<|im_end|>"]},  # those that stand around every text
+            "tweets": {"adapter.tokens": ["[CLS]", "[SEP]"]},
+        },
+    ),
     "bottleneck": Setting(1e-3, {"reduction_factor": 8}, on={"tweets": {"adapter.reduction_factor": 5}}),
     "head": Setting(1e-2, on={"film": {"task.approach": "head"}}),
 }

@@ -32,8 +32,9 @@ class Shift(Method):
 ADAPTER = """
 import torch
 from torch import nn
+from pefttune.methods import Adapter
 
-class ShiftAdapter:
+class ShiftAdapter(Adapter):
     mixes = False
     first_layer = 0
     acting = []
@@ -150,7 +151,7 @@ def test_an_entry_point_that_cannot_be_used_troubles_only_who_asks_for_it(
     assert python(site, "-c", check, recipe("{method: lora}")).returncode == 0
 
 
-class Lacking:
+class Lacking(methods.Adapter):
     mixes = True
 
     def __init__(self, model: Any, config: Any) -> None: ...
@@ -184,8 +185,11 @@ class Nothing(Method):
     ("section", "told"),
     [
         (Gone(), "gone comes from the package .*, and cannot be loaded .ImportError: no module named 'it'"),
-        (Incomplete(), "Lacking.* is no pefttune.methods.Adapter: it lacks parameters, first_layer, train, activate"),
-        (Nothing(), "None is no pefttune.methods.Adapter: it is no class"),
+        (
+            Incomplete(),
+            "Lacking.* is no pefttune.methods.Adapter: it lacks parameters, first_layer, train, activate, config",
+        ),
+        (Nothing(), "None is no pefttune.methods.Adapter: it does not inherit"),
     ],
 )
 def test_a_class_that_cannot_be_attached_is_told_with_its_package(model_of: Any, section: Any, told: str) -> None:

@@ -4,6 +4,7 @@ from pefttune.inference.features import POOLINGS, Features, extract
 from pefttune.inference.frozen import boundary_of
 from pefttune.inference.loaded import Loaded
 from pefttune.inference.opening import load_base_of, open_session
+from pefttune.inference.prompted import PromptedEncoder
 from pefttune.inference.sampling import Sampling
 from pefttune.inference.session import BASE_ITSELF, Session
 
@@ -12,6 +13,7 @@ __all__ = [
     "POOLINGS",
     "Features",
     "Loaded",
+    "PromptedEncoder",
     "Sampling",
     "Session",
     "boundary_of",

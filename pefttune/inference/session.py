@@ -23,6 +23,7 @@ from pefttune.inference.forward import can_share, outputs_of, outputs_together
 from pefttune.inference.generation import can_write
 from pefttune.inference.lengths import check_length, tokens_at_once
 from pefttune.inference.loaded import Loaded, Purpose
+from pefttune.inference.prompted import PromptedEncoder
 from pefttune.inference.rows import AnyRow, as_row
 from pefttune.inference.sampling import Sampling
 from pefttune.inference.saved import attach_again, attach_saved, read_saved
@@ -118,7 +119,11 @@ class Session:
         """A new, frozen adapter by the recipe's `adapter` section, with the task's encoder and head, not yet in the
         session. Raises BaseError or DataError when task, method and base do not fit together."""
         encoder = self.encoder(task, max_length)
-        adapter = methods.attach(self.base.model, config)
+        adapter = methods.attach(self.base.model, config, self.base.tokenizer)
+        if adapter.virtual_ids:
+            taken = max_length + len(adapter.virtual_ids)
+            self.check_length(taken, "data.max_length with adapter.num_virtual_tokens")
+            encoder = PromptedEncoder(encoder, adapter.virtual_ids)
         loaded = Loaded(task, encoder, max_length, adapter, task.new_head(self.base.model, causal=self.causal))
         loaded.train(False)
         return loaded

@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from pefttune.errors import BaseError
 from pefttune.methods.blocks import Place, Reads, places_of
 from pefttune.methods.places import FILE_PREFIX, layer_of, path_in_class
+from pefttune.methods.protocol import Adapter
 from pefttune.recipe.adapters import Bottleneck
 
 NON_LINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {"relu": relu, "gelu": gelu, "silu": silu, "tanh": torch.tanh}
@@ -85,7 +86,7 @@ class Hooks:
 _on: WeakKeyDictionary[nn.Module, Hooks] = WeakKeyDictionary()
 
 
-class BottleneckAdapter:
+class BottleneckAdapter(Adapter):
     """One bottleneck adapter on a model, frozen until `train(True)`. See `pefttune.methods.protocol.Adapter`."""
 
     mixes = True

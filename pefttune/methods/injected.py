@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import peft
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
@@ -20,18 +19,17 @@ from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_
 from torch import nn
 
 from pefttune.errors import BaseError
+from pefttune.methods import placed
 from pefttune.methods.lora_layer import LoraLinear
 from pefttune.methods.places import FILE_PREFIX, POOLER, layer_of, layers_of, linear_modules, path_in_class, targets_of
+from pefttune.methods.protocol import Adapter
 from pefttune.recipe import adapters as sections
 
 _names = itertools.count()
-# What the layers that act stand in the places of.
-_displaced: WeakKeyDictionary[nn.Module, dict[str, nn.Module]] = WeakKeyDictionary()
 
 
-class InjectedAdapter:
-    """One adapter of a method that PEFT has, frozen until `train(True)`; its weights are float32 masters. See
-    `pefttune.methods.protocol.Adapter`."""
+class InjectedAdapter(Adapter):
+    """One adapter of a method that PEFT has, frozen until `train(True)`; its weights are float32 masters."""
 
     mixes = False
 
@@ -101,16 +99,8 @@ class InjectedAdapter:
     def activate(self, rows: slice = slice(None)) -> None:
         """Act on all rows; of a batch that others share it cannot have a part."""
         assert rows == slice(None)
-        displaced = _displaced.setdefault(self._model, {})
         for name, layer in self._layers.items():
-            displaced[name] = self._model.get_submodule(name)
-            self._model.set_submodule(name, layer)
-
-    @staticmethod
-    def deactivate(model: nn.Module) -> None:
-        """Put back what stood where the acting adapter's layers are."""
-        for name, module in _displaced.pop(model, {}).items():
-            model.set_submodule(name, module)
+            placed.put(self._model, name, layer)
 
     def config(self) -> dict[str, Any]:
         """PEFT's own configuration, with the targets as names."""

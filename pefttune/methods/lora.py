@@ -20,13 +20,14 @@ from torch import nn
 from pefttune.errors import BaseError
 from pefttune.methods.lora_layer import Acting, LoraLinear
 from pefttune.methods.places import FILE_PREFIX, POOLER, layer_of, layers_of, linear_modules, path_in_class, targets_of
+from pefttune.methods.protocol import Adapter
 from pefttune.recipe.adapters import Lora
 
 _slots = itertools.count()
 _acting: WeakKeyDictionary[nn.Module, list[Acting]] = WeakKeyDictionary()
 
 
-class LoraAdapter:
+class LoraAdapter(Adapter):
     """One LoRA adapter on a model, frozen until `train(True)`; its weights are float32 masters."""
 
     mixes = True

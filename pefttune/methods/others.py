@@ -7,7 +7,8 @@ from typing import Any
 from pefttune.errors import BaseError
 from pefttune.methods.protocol import Adapter
 
-NEEDED = (*Adapter.__annotations__, *(name for name in vars(Adapter) if not name.startswith("_")))
+NEEDED = ("mixes", "parameters", "first_layer", "train", "activate", "config", "detach")
+"""What an adapter does not inherit."""
 
 
 def class_of(section: Any) -> type[Adapter]:
@@ -18,8 +19,21 @@ def class_of(section: Any) -> type[Adapter]:
         kind = section.adapter_class()
     except Exception as error:  # whatever another package's code raises
         raise BaseError(f"{origin}, and cannot be loaded ({type(error).__name__}: {error})") from error
-    lacking = [name for name in NEEDED if name not in {*dir(kind), *getattr(kind, "__annotations__", {})}]
-    if not isinstance(kind, type) or lacking:
-        told = f"lacks {', '.join(lacking)}" if isinstance(kind, type) else "is no class"
-        raise BaseError(f"{origin}, and {kind!r} is no pefttune.methods.Adapter: it {told}")
-    return kind
+    if fault := _fault(kind):
+        raise BaseError(f"{origin}, and {kind!r} is no pefttune.methods.Adapter: it {fault}")
+    found: type[Adapter] = kind
+    return found
+
+
+def _fault(kind: Any) -> str:
+    """What it lacks to be a class of adapters; empty where nothing."""
+    if not isinstance(kind, type) or Adapter not in kind.__mro__:
+        return "does not inherit from it"
+    own = {
+        name
+        for each in kind.__mro__
+        if each is not Adapter
+        for name in {*vars(each), *vars(each).get("__annotations__", {})}
+    }
+    lacking = [name for name in NEEDED if name not in own]
+    return f"lacks {', '.join(lacking)}" if lacking else ""

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
+
+from pefttune.methods.places import FILE_PREFIX
 
 
 class Adapter(Protocol):
-    """One adapter attached to a resident base. The loop sees only `parameters`; it never learns the method's name."""
+    """One adapter attached to a resident base. The loop sees only `parameters`; it never learns the method's name.
+    Methods inherit what most of them do alike."""
 
     mixes: bool
     """Whether several such adapters may act in one pass, each on its own rows."""
+    virtual_ids: tuple[int, ...] = ()
+    """Ids beyond the base's vocabulary that every text begins with, which the adapter embeds while it acts."""
+    file_prefix: str = FILE_PREFIX
+    """What stands in its file before the path of a module of the base."""
 
     def __init__(self, model: Any, config: Any) -> None:
         """Attach a new, frozen one to `model`, on which none acts, by the recipe's section. Raises BaseError."""
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Its parameters by the key they have in the adapter's file."""
+        """What is trained of it, by the key it has in the adapter's file."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What the adapter's file holds: its parameters, unless the method says otherwise."""
+        return self.parameters
 
     @property
     def first_layer(self) -> int | None:

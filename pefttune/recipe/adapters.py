@@ -10,7 +10,7 @@ import re
 from functools import reduce
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pefttune.recipe.extensions import sections_of_others
 from pefttune.recipe.types import Fraction, Indices, NonNegative, Positive, Section, Switch, Texts, Whole
@@ -57,6 +57,10 @@ class Method(Section):
     in_peft: ClassVar[bool] = True
     """Whether plain PEFT reads such an adapter."""
     method: str
+
+    def stored(self) -> Method:
+        """The section of what is saved, by which it is attached again."""
+        return self
 
 
 class LowRank(Method):
@@ -186,6 +190,87 @@ class Bottleneck(Method):
     layers: Layers = None
 
 
+class VirtualTokens(Method):
+    """A method that puts virtual tokens before every text."""
+
+    num_virtual_tokens: Whole = Field(
+        20,
+        gt=0,
+        le=1024,
+        description="Virtual tokens before every text. They take positions of the base besides `data.max_length`.",
+    )
+
+
+class PromptTuning(VirtualTokens):
+    """Prompt tuning (arXiv:2104.08691): learned vectors before every text."""
+
+    method: Literal["prompt_tuning"] = Field(
+        description="Learned vectors before every text, as if these were tokens (arXiv:2104.08691)."
+    )
+    prompt_tuning_init: Literal["sample_vocab", "text", "random"] = Field(
+        "sample_vocab",
+        description="Where the vectors begin: at tokens drawn from the vocabulary, at those of "
+        "`prompt_tuning_init_text`, or at numbers drawn from a normal distribution, which learns worst.",
+    )
+    prompt_tuning_init_text: str | None = Field(
+        None,
+        description="What the vectors say at first, repeated or cut to their number.",
+        examples=["Is this review good or bad?"],
+    )
+
+    @model_validator(mode="after")
+    def _has_its_text(self) -> PromptTuning:
+        text, wanted = self.prompt_tuning_init_text, self.prompt_tuning_init == "text"
+        if wanted and not (text or "").strip():
+            raise ValueError("`prompt_tuning_init: text` needs words to begin with: set `prompt_tuning_init_text`")
+        if text is not None and not wanted:
+            raise ValueError("`prompt_tuning_init_text` is read with `prompt_tuning_init: text` only; set that, too")
+        return self
+
+    def stored(self) -> PromptTuning:
+        """Vectors that begin anyhow."""
+        return self.model_copy(update={"prompt_tuning_init": "sample_vocab", "prompt_tuning_init_text": None})
+
+
+class PTuning(VirtualTokens):
+    """P-tuning (arXiv:2103.10385): vectors before every text that a small network makes, while it is trained."""
+
+    method: Literal["p_tuning"] = Field(
+        description="Learned vectors before every text, which a small network makes while it is trained "
+        "(arXiv:2103.10385)."
+    )
+    encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field(
+        "MLP", description="The network: three layers for each vector, or an LSTM over all of them before these."
+    )
+    encoder_hidden_size: Whole | None = Field(
+        None, gt=0, le=16384, description="Width inside the network. By default that of the base.", examples=[128]
+    )
+
+    def stored(self) -> PromptTuning:
+        """What the network has made."""
+        return PromptTuning(method="prompt_tuning", num_virtual_tokens=self.num_virtual_tokens)
+
+
+class PrefixTuning(VirtualTokens):
+    """Prefix tuning (arXiv:2101.00190): learned keys and values of virtual tokens, in every layer."""
+
+    method: Literal["prefix_tuning"] = Field(
+        description="Learned keys and values before every text, in every layer of a decoder (arXiv:2101.00190)."
+    )
+
+
+class TrainableTokens(Method):
+    """A few tokens of the vocabulary, embedded anew."""
+
+    method: Literal["trainable_tokens"] = Field(
+        description="The vectors of a few tokens of the vocabulary, in the output layer, too, where it is tied to them."
+    )
+    tokens: Texts = Field(
+        description="The tokens, as the base's vocabulary names them, such as those that it has in reserve.",
+        examples=[["<|reserved_special_token_0|>"]],
+    )
+
+
 class Head(Method):
     """The task's head alone, on the outputs of the frozen base (linear probing)."""
 
@@ -195,7 +280,22 @@ class Head(Method):
     )
 
 
-AdapterSection = Lora | Dora | Ia3 | Oft | Boft | Vera | Miss | LayerNorms | Bottleneck | Head
+AdapterSection = (
+    Lora
+    | Dora
+    | Ia3
+    | Oft
+    | Boft
+    | Vera
+    | Miss
+    | LayerNorms
+    | PromptTuning
+    | PTuning
+    | PrefixTuning
+    | TrainableTokens
+    | Bottleneck
+    | Head
+)
 METHODS: dict[str, type[Method]] = {
     get_args(kind.model_fields["method"].annotation)[0]: kind for kind in get_args(AdapterSection)
 }

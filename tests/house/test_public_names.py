@@ -166,6 +166,7 @@ PUBLIC = {
         "Features",
         "Loaded",
         "POOLINGS",
+        "PromptedEncoder",
         "Sampling",
         "Session",
         "boundary_of",

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from pefttune.errors import RecipeError
 from pefttune.recipe import recipe_from_mapping
+from pefttune.recipe.adapters import METHODS
 from pefttune.recipe.faults import sentences
 from pefttune.recipe.keys import Slot
 from pefttune.recipe.types import Indices, Section
@@ -59,12 +60,15 @@ WRONG = {
     ),
     "misspelt method": (
         "adapter:\n  method: loar",
-        "x.yaml:5  adapter.method: 'loar' is not one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, bottleneck, head; did "
-        "you mean 'lora'?",
+        f"x.yaml:5  adapter.method: 'loar' is not one of: {', '.join(METHODS)}; did you mean 'lora'?",
+    ),
+    "a text to begin with that is not read": (
+        "adapter:\n  method: prompt_tuning\n  prompt_tuning_init_text: Good?",
+        "x.yaml:4  adapter: `prompt_tuning_init_text` is read with `prompt_tuning_init: text` only; set that, too",
     ),
     "no method": (
         "adapter: {r: 4}",
-        "x.yaml:4  adapter.method: missing key; one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, bottleneck, head",
+        f"x.yaml:4  adapter.method: missing key; one of: {', '.join(METHODS)}",
     ),
     "key of another method": (
         "adapter:\n  method: head\n  r: 8",
