@@ -61,7 +61,9 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, (task, own) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
         axes.set_title(TASKS[task].title, color=INK)
+        parameters = [cell["parameters"] for cell in own]
         axes.set_xscale("log")
+        axes.set_xlim(min(parameters) / 2, max(parameters) * 2)
         axes.set_xlabel("trained parameters")
         axes.set_ylabel(f"{own[0]['metric']} (%)")
         axes.grid(color=GRID)

@@ -103,6 +103,14 @@ def test_the_others_go_on_when_one_fails(ran: list[str], tmp_path: Path, capsys:
     assert [cell["method"] for cell in methods.read(results)] == ["lora"]
 
 
+def test_a_method_is_left_out_where_it_does_not_work(
+    ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "data_file", lambda folder, name: folder / name)
+    methods.main(tmp_path / "found.jsonl", ["prefix_tuning", "lora"], ["tweets"], seeds=1, data=tmp_path)
+    assert ran == ["tweets, lora, seed 0"]
+
+
 @pytest.mark.parametrize(
     ("chosen", "told"), [(["lorra"], "no method 'lorra'; there are lora, "), (None, "btc/a.conll")]
 )
