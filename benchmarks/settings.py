@@ -79,6 +79,7 @@ TASKS = {
 SETTINGS = {
     "lora": Setting(1e-3, {"r": 8}),
     "dora": Setting(1e-3, {"r": 8}),
+    "adalora": Setting(1e-3, {"init_r": 12, "target_r": 8}),
     "ia3": Setting(1e-2),
     "oft": Setting(1e-3),
     "boft": Setting(1e-3),

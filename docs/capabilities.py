@@ -37,6 +37,7 @@ differs (`tests/methods/test_capabilities.py`).
   which methods do.
 - **mixed batch**: rows of two such adapters go through the base in one pass; else the adapters take turns.
 - **merge**: PEFT folds the adapter into the weights of an unquantized base (`merge_and_unload`), to the same answers.
+- **weighted merge**: two stored adapters of the method become a new one, by `pefttune merge` ([composing](composing.md)).
 - **plain PEFT**: transformers and PEFT alone read the stored folder and give the same answers.
 
 """
@@ -56,7 +57,7 @@ class Trained:
         """In `folder`, which holds the base. Raises what stops the run, or AssertionError when nothing was learned."""
         from pefttune import pipeline
 
-        self.base = folder / "base"
+        self.method, self.base = method, folder / "base"
         events: list[dict[str, Any]] = []
         with allowed(method):
             self.run = pipeline.run(recipe(method, quantization, folder), events.append)
@@ -81,21 +82,21 @@ class Trained:
                 parameter.data.add_(torch.randn_like(parameter) * 0.05)
         return session
 
-    def examples(self) -> list[Any]:
-        """Texts as the base reads them."""
+    def examples(self, name: str) -> list[Any]:
+        """Texts as they are read for the adapter of that name."""
         from pefttune.data import Row
 
-        encoder = self.session.purpose("ours").encoder
+        encoder = self.session.purpose(name).encoder
         return [encoder(Row({"text": text, "label": "good"}, text))[0] for text in TEXTS]
 
     def scores(self, name: str) -> Any:
         """What the adapter of that name scores of the texts."""
         import torch
 
-        return torch.stack(self.session.scores(name, self.examples()))
+        return torch.stack(self.session.scores(name, self.examples(name)))
 
 
-def recipe(method: str, quantization: str, folder: Path) -> Recipe:
+def recipe(method: str, quantization: str, folder: Path, name: str = "ours") -> Recipe:
     """The shortest recipe of a method: the keys that it requires, as their own examples have them. Raises RecipeError
     for a pair that is refused."""
     fields = METHODS[method].model_fields
@@ -113,7 +114,7 @@ def recipe(method: str, quantization: str, folder: Path) -> Recipe:
             "lr_scheduler_type": "constant",
         },
         "evaluation": {"bootstrap_samples": 100},
-        "output": {"name": "ours", "store": str(folder / method / quantization), "runs": str(folder / "runs")},
+        "output": {"name": name, "store": str(folder / method / quantization), "runs": str(folder / "runs")},
     }
     mapping["task"] |= {"approach": "head"} if method == "head" else {}
     return recipe_from_mapping(mapping, "recipe.yaml")
@@ -149,7 +150,9 @@ def write_base(folder: Path) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(words), num_hidden_layers=2, max_position_embeddings=LONGEST, **sizes, **ids)
+    config = LlamaConfig(
+        vocab_size=len(words), num_hidden_layers=2, max_position_embeddings=4 * LONGEST, **sizes, **ids
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
@@ -172,7 +175,8 @@ def mixes(trained: Trained) -> None:
     passes: list[None] = []
     layer = trained.session.base.model.get_submodule("model.layers.0")
     with layer.register_forward_pre_hook(lambda *_: passes.append(None)):
-        together = torch.stack(trained.session.mixed_scores(list(zip(names, trained.examples(), strict=True))))
+        asked = [(name, trained.examples(name)[i]) for i, name in enumerate(names)]
+        together = torch.stack(trained.session.mixed_scores(asked))
     assert torch.allclose(together, alone, rtol=0, atol=ROUNDING)
     assert len(passes) == 1, f"{len(passes)} passes"
 
@@ -192,8 +196,19 @@ def read_by_peft(trained: Trained, merged: bool = False) -> None:
         model = model.merge_and_unload() if merged else model
         scored = classified if head else likelihoods
         with torch.no_grad():
-            theirs = torch.stack([scored(model, example) for example in trained.examples()])
+            theirs = torch.stack([scored(model, example) for example in trained.examples("lora")])
     assert torch.allclose(theirs, ours, rtol=0, atol=ROUNDING), float((theirs - ours).abs().max())
+
+
+def joins(trained: Trained) -> None:
+    """With another run's adapter it becomes a new one."""
+    from pefttune import pipeline
+
+    store = trained.run.folder.parents[1]
+    other = recipe(trained.method, "none", trained.base.parent, name="second")
+    pipeline.run(other)
+    merged = pipeline.merge(["ours", "second"], "merged", store_folder=store, base_source=str(trained.base))
+    assert merged.manifest["lineage"]
 
 
 def classified(model: Any, example: Any) -> Any:
@@ -218,6 +233,7 @@ QUANTIZATIONS: tuple[str, ...] = get_args(Base.model_fields["quantization"].anno
 ABILITIES: dict[str, Callable[[Trained], None]] = {
     "mixed batch": mixes,
     "merge": partial(read_by_peft, merged=True),
+    "weighted merge": joins,
     "plain PEFT": read_by_peft,
 }
 COLUMNS = (*QUANTIZATIONS, *ABILITIES)

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import doctor, embed, recipes, store, train, use, verify, versions
+from pefttune.cli import doctor, embed, merge, probe, recipes, store, sweep, train, use, verify, versions
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -22,7 +22,10 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(doctor.doctor)
+app.command()(probe.probe)
 app.command()(train.train)
+app.command()(merge.merge)
+app.command()(sweep.sweep)
 app.command()(use.evaluate)
 app.command()(use.predict)
 app.command()(embed.embed)

@@ -27,6 +27,13 @@ class Loaded(Purpose):
 
     adapter: methods.Adapter | None = None
     head: Head | None = None
+    stacked: tuple[methods.Adapter, ...] = ()
+    """Of a stack: the adapters that act together, in this order, which are others' own."""
+
+    @property
+    def acting(self) -> tuple[methods.Adapter, ...]:
+        """What acts on the base when it is used."""
+        return self.stacked or (() if self.adapter is None else (self.adapter,))
 
     @property
     def nbytes(self) -> int:

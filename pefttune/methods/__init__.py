@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from pefttune.methods import others, placed, weights
+from pefttune.methods.adalora import AdaLoraAdapter
 from pefttune.methods.bottleneck import BottleneckAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
 from pefttune.methods.lora import LoraAdapter, tables_nbytes
+from pefttune.methods.merging import Merged, merge
 from pefttune.methods.places import FILE_PREFIX
 from pefttune.methods.prefix import PrefixTuned
 from pefttune.methods.prompts import PromptTuned, PTuned
@@ -20,6 +22,7 @@ METHODS: dict[str, type[Any]] = {
     "lora": LoraAdapter,
     "bottleneck": BottleneckAdapter,
     **dict.fromkeys(CONFIGS, InjectedAdapter),
+    "adalora": AdaLoraAdapter,
     "prompt_tuning": PromptTuned,
     "p_tuning": PTuned,
     "prefix_tuning": PrefixTuned,
@@ -64,9 +67,12 @@ __all__ = [
     "FILE_PREFIX",
     "METHODS",
     "Adapter",
+    "LoraAdapter",
+    "Merged",
     "activate",
     "attach",
     "detach",
+    "merge",
     "tables_nbytes",
     "weights",
 ]

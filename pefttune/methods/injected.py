@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import peft
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_FEEDFORWARD
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
 from torch import nn
@@ -21,7 +21,16 @@ from torch import nn
 from pefttune.errors import BaseError
 from pefttune.methods import placed
 from pefttune.methods.lora_layer import LoraLinear
-from pefttune.methods.places import FILE_PREFIX, POOLER, layer_of, layers_of, linear_modules, path_in_class, targets_of
+from pefttune.methods.places import (
+    FILE_PREFIX,
+    POOLER,
+    check_rank,
+    layer_of,
+    layers_of,
+    linear_modules,
+    path_in_class,
+    targets_of,
+)
 from pefttune.methods.protocol import Adapter
 from pefttune.recipe import adapters as sections
 
@@ -35,7 +44,7 @@ class InjectedAdapter(Adapter):
 
     def __init__(self, model: Any, config: Any) -> None:
         """On a model where no adapter acts. Raises BaseError when the method cannot be attached to it."""
-        self._model, self._name = model, f"slot{next(_names)}"
+        self._model, self._section, self._name = model, config, f"slot{next(_names)}"
         self._places = PLACES[config.method](model, config)
         if not self._places:
             raise BaseError("adapter: no module is both in target_modules and in the layers asked for")
@@ -79,7 +88,7 @@ class InjectedAdapter(Adapter):
             f"{prefix}{name}.{key.replace(f'.{self._name}', '')}": parameter
             for name, layer in self._layers.items()
             for key, parameter in layer.named_parameters()
-            if f".{self._name}" in key
+            if key.startswith(PEFT_TYPE_TO_PREFIX_MAPPING[self._config.peft_type])
         }
 
     @property
@@ -168,12 +177,27 @@ def _feedforward(model: Any, config: sections.Ia3, places: list[str]) -> list[st
 
 
 def _dora(model: Any, config: sections.Dora, places: list[str]) -> peft.PeftConfig:
+    _check_ranks(model, places, config.r)
     return peft.LoraConfig(
         r=config.r,
-        lora_alpha=2 * config.r if config.lora_alpha is None else config.lora_alpha,
+        lora_alpha=config.alpha,
         lora_dropout=config.lora_dropout,
         use_rslora=config.use_rslora,
         use_dora=True,
+        target_modules=places,
+    )
+
+
+def _adalora(model: Any, config: sections.AdaLora, places: list[str]) -> peft.PeftConfig:
+    _check_ranks(model, places, config.init_r, "init_r")
+    return peft.AdaLoraConfig(
+        init_r=config.init_r,
+        target_r=config.target_r,
+        lora_alpha=2 * config.init_r if config.lora_alpha is None else config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        deltaT=config.deltaT,
+        orth_reg_weight=config.orth_reg_weight,
+        total_step=1,  # not known yet
         target_modules=places,
     )
 
@@ -205,6 +229,12 @@ def _ln_tuning(model: Any, config: sections.LayerNorms, places: list[str]) -> pe
     return peft.LNTuningConfig(target_modules=places)
 
 
+def _check_ranks(model: Any, places: list[str], r: int, key: str = "r") -> None:
+    linears = linear_modules(model)
+    for name in places:
+        check_rank(name, linears[name], r, key)
+
+
 def _divides(model: Any, places: list[str], key: str, size: int) -> None:
     """Raise BaseError where blocks of that size do not fit; PEFT would take another size and say so by a warning."""
     for name in places:
@@ -216,6 +246,7 @@ def _divides(model: Any, places: list[str], key: str, size: int) -> None:
 Places = Callable[[Any, Any], list[str]]
 PLACES: dict[str, Places] = {
     "dora": _linear,
+    "adalora": _linear,
     "ia3": _scaled,
     "oft": _linear,
     "boft": _linear,
@@ -225,6 +256,7 @@ PLACES: dict[str, Places] = {
 }
 CONFIGS: dict[str, Callable[[Any, Any, list[str]], peft.PeftConfig]] = {
     "dora": _dora,
+    "adalora": _adalora,
     "ia3": _ia3,
     "oft": _oft,
     "boft": _boft,

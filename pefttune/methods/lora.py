@@ -10,61 +10,101 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
-from torch import nn
+from torch import Tensor, nn
 
 from pefttune.errors import BaseError
+from pefttune.methods.initial import INITIAL
 from pefttune.methods.lora_layer import Acting, LoraLinear
-from pefttune.methods.places import FILE_PREFIX, POOLER, layer_of, layers_of, linear_modules, path_in_class, targets_of
+from pefttune.methods.places import (
+    FILE_PREFIX,
+    POOLER,
+    check_rank,
+    layer_of,
+    layers_of,
+    linear_modules,
+    path_in_class,
+    targets_of,
+)
 from pefttune.methods.protocol import Adapter
 from pefttune.recipe.adapters import Lora
+
+T = TypeVar("T", bound=Tensor)
 
 _slots = itertools.count()
 _acting: WeakKeyDictionary[nn.Module, list[Acting]] = WeakKeyDictionary()
 
 
 class LoraAdapter(Adapter):
-    """One LoRA adapter on a model, frozen until `train(True)`; its weights are float32 masters."""
+    """One LoRA adapter on a model, frozen until `train(True)`; its weights are float32 masters.
+
+    Initial values that change what the model computes are taken back by a frozen half (`LoraLinear.add`), where PEFT
+    changes the base; what is saved is a LoRA of twice the rank, the one that PEFT converts such an adapter to.
+    """
 
     mixes = True
 
     def __init__(self, model: Any, config: Lora) -> None:
         self._slot = f"slot{next(_slots)}"
         self._model = model
-        linears = linear_modules(model)
+        self._lr_ratio = config.loraplus_lr_ratio
+        linears, stored = linear_modules(model), config.stored()
         self._config = LoraConfig(
-            r=config.r,
-            lora_alpha=2 * config.r if config.lora_alpha is None else config.lora_alpha,
+            r=stored.r,
+            lora_alpha=stored.alpha,
             lora_dropout=config.lora_dropout,
             target_modules=targets_of(model, linears, config.target_modules),
             layers_to_transform=layers_of(model, config.layers),
             use_rslora=config.use_rslora,
             exclude_modules=[name for name, _ in model.named_modules() if name.startswith(f"{POOLER}.")] or None,
         )
-        scale = self._config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
-        acting = _acting.setdefault(model, [])
-        self._layers: dict[str, LoraLinear] = {}
-        for name, linear in linears.items():
-            # By the path PEFT will see, for a layer's number is looked for behind two names.
-            if check_target_module_exists(self._config, path_in_class(model) + name):
-                self._layers[name] = layer = _wrapped(model, name, linear, acting)
-                layer.add(self._slot, config.r, scale, config.lora_dropout)
-        if not self._layers:
+        # By the path PEFT will see, for a layer's number is looked for behind two names.
+        prefix = path_in_class(model)
+        places = [name for name in linears if check_target_module_exists(self._config, prefix + name)]
+        if not places:
             raise BaseError("adapter: no linear layer is both in target_modules and in the layers asked for")
+        for name in places:
+            check_rank(name, linears[name], config.r, times=stored.r // config.r)
+        scale = stored.alpha / (math.sqrt(stored.r) if config.use_rslora else stored.r)
+        acting, initial = _acting.setdefault(model, []), INITIAL[config.init_lora_weights]
+        self._layers: dict[str, LoraLinear] = {}
+        for name in places:
+            a_rI, b_Or = initial(linears[name], config.r, scale, model.dtype)
+            self._layers[name] = layer = _wrapped(model, name, linears[name], acting)
+            layer.add(self._slot, a_rI, b_Or, scale, config.lora_dropout, taken_back=stored.r > config.r)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters by file key."""
+        return self._by_key(lambda layer: (layer.lora_A[self._slot], layer.lora_B[self._slot]))
+
+    def state(self) -> dict[str, Tensor]:
+        """Its parameters with the frozen half of each, if there is one, by file key."""
+        return self._by_key(lambda layer: layer.low_rank(self._slot))
+
+    def _by_key(self, low_rank: Callable[[LoraLinear], tuple[T, T]]) -> dict[str, T]:
         prefix = FILE_PREFIX + path_in_class(self._model)
         return {
-            f"{prefix}{name}.lora_{half}.weight": weights[self._slot]
+            f"{prefix}{name}.lora_{half}.weight": weight
             for name, layer in self._layers.items()
-            for half, weights in (("A", layer.lora_A), ("B", layer.lora_B))
+            for half, weight in zip("AB", low_rank(layer), strict=True)
         }
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """B learns so many times as fast as A (LoRA+)."""
+        return {key: self._lr_ratio for key in self.parameters if key.endswith(".lora_B.weight")}
+
+    @property
+    def updates(self) -> dict[str, tuple[Tensor, Tensor, float]]:
+        """A, B and the factor of their product, by the layer they are added to, as its file keys begin."""
+        prefix = FILE_PREFIX + path_in_class(self._model)
+        return {prefix + name: layer.update(self._slot) for name, layer in self._layers.items()}
 
     @property
     def first_layer(self) -> int:

@@ -65,6 +65,18 @@ def targets_of(model: Any, linears: Mapping[str, nn.Linear], wanted: str | Seque
     return list(wanted)
 
 
+def check_rank(name: str, linear: nn.Linear, r: int, key: str = "r", times: int = 1) -> None:
+    """Raise BaseError when `times` the rank `r` is more than a weight of that layer can have."""
+    width = min(linear.in_features, linear.out_features)
+    if times * r > width:
+        twice = f", which makes a LoRA of rank {times * r} by these init_lora_weights," if times > 1 else ""
+        raise BaseError(
+            f"adapter.{key}: {r}{twice} is over the rank of {name}, whose {linear.in_features} inputs and "
+            f"{linear.out_features} outputs give {width} at most; take {width // times} or less, or name other "
+            "adapter.target_modules"
+        )
+
+
 def layer_of(name: str) -> int:
     """The first number in a module's path is that of its layer."""
     return next((int(part) for part in name.split(".") if part.isdigit()), 0)

@@ -11,8 +11,8 @@ from pefttune.methods.places import FILE_PREFIX
 
 
 class Adapter(Protocol):
-    """One adapter attached to a resident base. The loop sees only `parameters`; it never learns the method's name.
-    Methods inherit what most of them do alike."""
+    """One adapter attached to a resident base. The loop sees only `parameters` and what it is asked to do with them; it
+    never learns the method's name. Methods inherit what most of them do alike."""
 
     mixes: bool
     """Whether several such adapters may act in one pass, each on its own rows."""
@@ -29,8 +29,23 @@ class Adapter(Protocol):
         """What is trained of it, by the key it has in the adapter's file."""
 
     def state(self) -> Mapping[str, Tensor]:
-        """What the adapter's file holds: its parameters, unless the method says otherwise."""
+        """What the adapter's file holds: its parameters, with whatever was frozen when they began, unless the method
+        says otherwise."""
         return self.parameters
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Factors on the learning rate, of those parameters that have one."""
+        return {}
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss of an optimizer step, if anything."""
+        return None
+
+    def after_step(self, step: int, of: int) -> None:
+        """Told after each optimizer step, counted from 1, of so many, while the gradients are still there. Raises
+        TrainingError where so few steps do not suffice."""
+        return
 
     @property
     def first_layer(self) -> int | None:

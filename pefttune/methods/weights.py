@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def write(
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the adapter's tensors, by key, without reading them. Raises AdapterError."""
+    with _opened(folder) as file:
+        return {key: place.shape for key, place in file.places.items()}
+
+
 def read(folder: Path, expected: Mapping[str, Tensor], sha256: str | None = None) -> dict[str, Tensor]:
     """The adapter's tensors in float32, exactly those of `expected` (key, shape), all finite.
 
@@ -58,19 +65,25 @@ def read(folder: Path, expected: Mapping[str, Tensor], sha256: str | None = None
     the digest given.
     """
     path = folder / WEIGHTS
-    try:
-        with path.open("rb") as opened:
-            file = TensorFile(path, opened)
-            wanted = {key: tuple(tensor.shape) for key, tensor in expected.items()}
-            if faults := _faults({key: place.shape for key, place in file.places.items()}, wanted):
-                raise AdapterError(f"{path} does not fit the adapter it is to fill:\n  " + "\n  ".join(faults))
-            state = file.tensors(sha256)
-    except OSError as error:
-        raise AdapterError(f"{path} cannot be read: {error.strerror or error}") from None
+    with _opened(folder) as file:
+        wanted = {key: tuple(tensor.shape) for key, tensor in expected.items()}
+        if faults := _faults({key: place.shape for key, place in file.places.items()}, wanted):
+            raise AdapterError(f"{path} does not fit the adapter it is to fill:\n  " + "\n  ".join(faults))
+        state = file.tensors(sha256)
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise AdapterError(f"{path}: {key} holds NaN or infinite values")
     return {key: tensor.float() for key, tensor in state.items()}
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[TensorFile]:
+    path = folder / WEIGHTS
+    try:
+        with path.open("rb") as opened:
+            yield TensorFile(path, opened)
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _faults(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -24,7 +24,9 @@ def check(session: Session, line: Line, train: Sequence[Example], validation: Se
     if isinstance(encoder, PromptedEncoder):
         train, validation = encoder.without(train), encoder.without(validation)
         encoder = encoder.plain
-    by_part = {"train": rows.train, "validation": rows.validation, "test": rows.test}
+    by_part = {"train": rows.train, "validation": rows.validation}
+    if rows.test:  # trainings that are only compared have none
+        by_part["test"] = rows.test
     examples = {"train": train, "validation": validation, "test": ()}  # test rows are encoded when they are scored
     findings = doctor.check(doctor.Case(ours.task, session.base.tokenizer, encoder, by_part, examples))
     if errors := [str(finding) for finding in findings if finding.level == "error"]:

@@ -12,6 +12,7 @@ from pefttune.pipeline.beginning import Line
 from pefttune.pipeline.encoding import encode, flat, teaches, tell_long, try_ragged
 from pefttune.pipeline.examining import check
 from pefttune.pipeline.telling import counter, tell
+from pefttune.pipeline.warm_starting import begin_with
 
 if TYPE_CHECKING:
     from pefttune.batching import Batch, Boundary, Outputs
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
 
 def attach(session: Session, line: Line) -> None:
-    """Put the line's new adapter and its head into the session."""
+    """Put the line's new adapter and its head into the session, with the weights it begins with."""
     from accelerate.utils import set_seed
 
     recipe = line.recipe
     set_seed(recipe.seed)
     session.add(line.name, session.attach(line.task, recipe.adapter, recipe.data.max_length))
+    if line.parent is not None:
+        begin_with(session, line.name, line.parent, line.notify)
 
 
 def fit(session: Session, lines: Sequence[Line]) -> list[tuple[TrainingLog, dict[str, Any]]]:
@@ -79,6 +82,8 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
     name, recipe, config, ours = line.name, line.recipe, line.recipe.training, session[line.name]
     entering_train = _boundary(session, line, "training", train, every_answer=False)
     entering_validation = _boundary(session, line, "validation", flat(validation), every_answer=True)
+    adapter = ours.adapter
+    assert adapter is not None
     rows_a_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
 
     def plan(epoch: int) -> Sequence[Sequence[Sequence[int]]]:
@@ -107,6 +112,9 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
         config=config,
         run_folder=line.run_folder,
         notify=line.notify,
+        rates=adapter.rates,
+        penalty=adapter.penalty,
+        after_step=adapter.after_step,
     )
 
 

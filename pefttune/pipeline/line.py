@@ -13,6 +13,7 @@ from pefttune.pipeline.beginning import Line, begin, check_together
 from pefttune.pipeline.comparing import REPORT, add_zero_shot, compare, report, score
 from pefttune.pipeline.fitting import attach, fit
 from pefttune.pipeline.proving import Trained, save
+from pefttune.pipeline.warm_starting import lineage_of
 from pefttune.recipe import Recipe
 
 if TYPE_CHECKING:  # torch and its family take seconds to import, and bad data must be told before
@@ -92,7 +93,8 @@ def _compared(session: Session, line: Line, log: TrainingLog, cost: dict[str, An
     ours, rows = session[line.name], line.rows
     adapter, others = score(session, line.name, line.recipe, rows.train, rows.test, line.notify)
     comparison = compare(ours.task, adapter, others, line.recipe, line.notify)
-    manifest = publishing.describe(line.recipe, session.base, ours, rows.report, comparison, cost)
+    lineage = lineage_of(line.parent)
+    manifest = publishing.describe(line.recipe, session.base, ours, rows.report, comparison, cost, lineage)
     state = ours.state()
     report(line.run_folder, evaluation.Findings(ours.task, log, comparison, adapter, others, manifest, state))
     manifest["probe"] = evaluation.take_probe(session, line.name, rows.test)

@@ -64,6 +64,7 @@ def render_card(manifest: dict[str, Any]) -> str:
         base_origin=base["origin"],
         quantization=base["fingerprint"]["quantization"],
         comparison=manifest["comparison"],
+        lineage=manifest.get("lineage"),
         metrics=_hub_metrics(manifest["comparison"]["shown"]),
         confidence=recipe["evaluation"]["confidence_level"],
         data=manifest["data"],

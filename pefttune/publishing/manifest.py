@@ -25,8 +25,10 @@ def describe(
     report: DataReport,
     comparison: Comparison,
     cost: dict[str, Any],
+    lineage: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a trained adapter, JSON-able, without probe rows and file digests."""
+    """The manifest of a trained adapter, JSON-able, without probe rows and file digests. `lineage` says from which
+    stored adapters it was made, and how; one that was merged has no `cost` of a training."""
     return {
         "name": recipe.output.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -39,6 +41,7 @@ def describe(
         "data": asdict(report),
         "parameters": sum(parameter.numel() for parameter in loaded.parameters.values()),
         "comparison": comparison.summary(),
+        "lineage": lineage,
         "training": {**cost, "dtype": dtype_name(base)},
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in VERSIONED},

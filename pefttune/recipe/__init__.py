@@ -12,17 +12,22 @@ from pefttune.recipe.load import (
 )
 from pefttune.recipe.schema import Recipe
 from pefttune.recipe.shipped import shipped_recipes
+from pefttune.recipe.variants import METHOD, Variant, read_choices, variants
 
 __all__ = [
+    "METHOD",
     "Explanation",
     "LoadedRecipe",
     "Recipe",
+    "Variant",
     "all_keys",
     "explain",
     "load_recipe",
+    "read_choices",
     "read_recipe",
     "recipe_from_mapping",
     "resolved_yaml",
     "shipped_recipes",
     "to_mapping",
+    "variants",
 ]

@@ -5,15 +5,16 @@ Methods but `lora`, `bottleneck` and `head` are PEFT's own, with its names and d
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
 from pefttune.recipe.extensions import sections_of_others
-from pefttune.recipe.types import Fraction, Indices, NonNegative, Positive, Section, Switch, Texts, Whole
+from pefttune.recipe.types import Fraction, Indices, NonNegative, Number, Positive, Section, Switch, Texts, Whole
 
 
 def _top_or_indices(layers: str | tuple[int, ...] | None) -> str | tuple[int, ...] | None:
@@ -25,7 +26,10 @@ def _top_or_indices(layers: str | tuple[int, ...] | None) -> str | tuple[int, ..
 Rank = Annotated[Whole, Field(gt=0, le=1024, description="Rank of the update matrices.")]
 Alpha = Annotated[
     Annotated[NonNegative, Field(le=65536)] | None,
-    Field(description="Scale: the update is multiplied by lora_alpha / r. By default 2 · r.", examples=[16]),
+    Field(
+        description="Scale: the update is multiplied by lora_alpha / r (adalora: init_r). By default 2 · r.",
+        examples=[16],
+    ),
 ]
 Dropout = Annotated[Fraction, Field(description="Dropout on the adapter's input while training.")]
 Targets = Annotated[
@@ -46,6 +50,14 @@ Layers = Annotated[
     ),
 ]
 RankStabilized = Annotated[Switch, Field(description="Scale by lora_alpha / √r instead (arXiv:2312.03732).")]
+
+
+# Initial values that are made of the weight, and change what the model computes.
+OF_THE_WEIGHT = ("pissa", "pissa_niter_16", "olora")
+
+
+# The run makes sure in its first two steps that each tensor learns.
+LEAST_TINIT = 2
 
 
 class Method(Section):
@@ -73,6 +85,11 @@ class LowRank(Method):
     layers: Layers = None
     use_rslora: RankStabilized = False
 
+    @property
+    def alpha(self) -> float:
+        """`lora_alpha`, or its default."""
+        return 2 * self.r if self.lora_alpha is None else self.lora_alpha
+
 
 class OfWeights(Method):
     """Another method that changes weights."""
@@ -85,6 +102,51 @@ class Lora(LowRank):
     """LoRA (arXiv:2106.09685)."""
 
     method: Literal["lora"] = Field(description="Low-rank updates of the base's layers (arXiv:2106.09685).")
+    init_lora_weights: Literal["default", "gaussian", "pissa", "pissa_niter_16", "olora"] = Field(
+        "default",
+        description="Where A and B begin. `default`: A at random, B at zero; `gaussian`: likewise, A normal; `pissa`: "
+        "the weight's principal components (arXiv:2404.02948), or nearly these by a fast SVD, `pissa_niter_16`; "
+        "`olora`: its QR decomposition (arXiv:2406.01775). The last three are saved as a LoRA of rank 2 · r, whose "
+        "second half takes the beginning back: the base never changes.",
+    )
+    loraplus_lr_ratio: Annotated[Number, Field(ge=1, le=1024)] = Field(
+        1.0,
+        description="How many times as fast as A B learns: the learning rate is A's (LoRA+, arXiv:2402.12354, which "
+        "takes 16).",
+        json_schema_extra={"unit": "times"},
+    )
+
+    warm_start: str | None = Field(
+        None,
+        description="Begin with the weights of this adapter of `output.store`, of the same base and shape, name or "
+        "name@version; with its head, too, where the labels are the same. By default with new ones.",
+        examples=["film-sentiment"],
+    )
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.warm_start is not None and self.init_lora_weights != "default":
+            raise ValueError(
+                f"`init_lora_weights: {self.init_lora_weights}` and `warm_start` both say where A and B begin; leave "
+                "one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scale_of_a_decomposition(self) -> Self:
+        if self.lora_alpha == 0 and self.init_lora_weights in OF_THE_WEIGHT:
+            raise ValueError(
+                f"`init_lora_weights: {self.init_lora_weights}` divides by the scale, which `lora_alpha: 0` makes 0; "
+                "take another lora_alpha, or leave it out"
+            )
+        return self
+
+    def stored(self) -> Self:
+        """Of twice the rank and the same scale where what was frozen at first is saved, too."""
+        if self.init_lora_weights not in OF_THE_WEIGHT:
+            return self
+        alpha = self.alpha * (math.sqrt(2) if self.use_rslora else 2)
+        return self.model_copy(update={"r": 2 * self.r, "lora_alpha": alpha, "init_lora_weights": "default"})
 
 
 class Dora(LowRank):
@@ -94,6 +156,47 @@ class Dora(LowRank):
     method: Literal["dora"] = Field(
         description="LoRA of a weight's direction, and its magnitude as a number for each output (arXiv:2402.09353)."
     )
+
+
+class AdaLora(OfWeights):
+    """AdaLoRA (arXiv:2303.10512): LoRA whose ranks go where they matter."""
+
+    method: Literal["adalora"] = Field(
+        description="LoRA that begins with more rank than it keeps, and cuts what matters least (arXiv:2303.10512)."
+    )
+    init_r: Whole = Field(12, gt=0, le=1024, description="Rank of the update matrices at first.")
+    target_r: Whole = Field(8, gt=0, le=1024, description="Mean rank of the update matrices in the end.")
+    lora_alpha: Alpha = None
+    lora_dropout: Dropout = 0.0
+    tinit: Whole | None = Field(
+        None,
+        ge=LEAST_TINIT,
+        description="Optimizer steps before the first cut. By default a tenth of the run.",
+        examples=[100],
+        json_schema_extra={"unit": "optimizer steps"},
+    )
+    tfinal: Whole | None = Field(
+        None,
+        ge=0,
+        description="Optimizer steps after the last cut. By default half of the run.",
+        examples=[300],
+        json_schema_extra={"unit": "optimizer steps"},
+    )
+    deltaT: Whole = Field(
+        1, gt=0, description="Optimizer steps from one cut to the next.", json_schema_extra={"unit": "optimizer steps"}
+    )
+    orth_reg_weight: NonNegative = Field(
+        0.5, description="Weight of a term in the loss that keeps the components of an update orthogonal."
+    )
+
+    @model_validator(mode="after")
+    def _has_something_to_cut(self) -> Self:
+        if self.target_r >= self.init_r:
+            raise ValueError(
+                f"target_r ({self.target_r}) must be below init_r ({self.init_r}), or there is nothing to cut: take "
+                "`method: lora` for ranks that stay"
+            )
+        return self
 
 
 class Ia3(Method):
@@ -283,6 +386,7 @@ class Head(Method):
 AdapterSection = (
     Lora
     | Dora
+    | AdaLora
     | Ia3
     | Oft
     | Boft

@@ -221,7 +221,9 @@ def test_explain(command: Any, shop: Any) -> None:
     assert {"task.labels", "training.learning_rate"} <= set(own)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "list", "show", "recipes", "explain"])
+@pytest.mark.parametrize(
+    "name", ["probe", "train", "merge", "evaluate", "predict", "list", "show", "recipes", "explain"]
+)
 def test_help(command: Callable[..., Any], name: str) -> None:
     done = command(name, "--help")
     assert (done.code, done.err) == (0, "")

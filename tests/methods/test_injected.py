@@ -18,6 +18,7 @@ from pefttune.recipe import adapters as sections
 IDS = torch.arange(5, 40)[None]
 SMALL: dict[str, dict[str, Any]] = {
     "dora": {"r": 4},
+    "adalora": {"init_r": 4, "target_r": 2},
     "ia3": {},
     "oft": {"oft_block_size": 8},
     "boft": {"boft_block_size": 4},
@@ -146,6 +147,8 @@ def test_layers_and_targets_are_those_asked_for(model_of: Any) -> None:
         ("ia3", {"feedforward_modules": ["o_proj"]}, "o_proj must be among adapter.target_modules"),
         ("miss", {"r": 64}, "miss does not fit this base: `r` .64. must be less than or equal to in_features"),
         ("vera", {"layers": [9]}, "the base has layers 0 to 1"),
+        ("dora", {"r": 17}, "adapter.r: 17 is over the rank of model.layers.0.self_attn.k_proj, .* give 16 at most"),
+        ("adalora", {"init_r": 17}, "adapter.init_r: 17 is over the rank of model.layers.0.self_attn.k_proj"),
     ],
 )
 def test_what_cannot_be_attached(model_of: Any, method: str, changes: dict[str, Any], told: str) -> None:

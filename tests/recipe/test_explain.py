@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pefttune.errors import RecipeError
 from pefttune.recipe import LoadedRecipe, all_keys, explain, load_recipe, read_recipe
+from pefttune.recipe.adapters import METHODS
 
 LEAVES = {
     "task.type",
@@ -55,7 +56,16 @@ LEAVES = {
     "adapter.lora_dropout",
     "adapter.target_modules",
     "adapter.layers",
+    "adapter.warm_start",
     "adapter.use_rslora",
+    "adapter.init_lora_weights",
+    "adapter.loraplus_lr_ratio",
+    "adapter.init_r",
+    "adapter.target_r",
+    "adapter.tinit",
+    "adapter.tfinal",
+    "adapter.deltaT",
+    "adapter.orth_reg_weight",
     "adapter.feedforward_modules",
     "adapter.oft_block_size",
     "adapter.boft_block_size",
@@ -108,14 +118,12 @@ TYPES = {  # of the tasks whose keys text classification has not
 }
 
 
-# Keys that only one method has.
-METHODS = {
-    "adapter.feedforward_modules": "ia3",
-    "adapter.oft_block_size": "oft",
-    "adapter.boft_block_size": "boft",
-    "adapter.boft_n_butterfly_factor": "boft",
-    **{f"adapter.{k}": "bottleneck" for k in ("placement", "reduction_factor", "non_linearity", "scaling", "dropout")},
-}
+# A method that has the key, LoRA where that has it, with what it cannot be without.
+WITH_KEY = {
+    f"adapter.{key}": f"{method}, tokens: [a]" if method == "trainable_tokens" else method
+    for method, section in [*METHODS.items(), ("lora", METHODS["lora"])]
+    for key in section.model_fields
+} | {"adapter.prompt_tuning_init_text": "prompt_tuning, prompt_tuning_init: text, prompt_tuning_init_text: a"}
 
 
 @pytest.fixture
@@ -126,7 +134,7 @@ def file_of(tmp_path: Path) -> Any:
         path = tmp_path / "x.yaml"
         path.write_text(
             f"task: {{type: {TYPES.get(key, 'text-classification')}}}\n"
-            f"data: {{source: r.csv}}\noutput: {{name: film}}\nadapter: {{method: {METHODS.get(key, 'lora')}}}\n",
+            f"data: {{source: r.csv}}\noutput: {{name: film}}\nadapter: {{method: {WITH_KEY.get(key, 'lora')}}}\n",
             encoding="utf-8",
         )
         return path

@@ -66,6 +66,11 @@ WRONG = {
         "adapter:\n  method: prompt_tuning\n  prompt_tuning_init_text: Good?",
         "x.yaml:4  adapter: `prompt_tuning_init_text` is read with `prompt_tuning_init: text` only; set that, too",
     ),
+    "two beginnings": (
+        "adapter: {method: lora, init_lora_weights: pissa, warm_start: film}",
+        "x.yaml:4  adapter: `init_lora_weights: pissa` and `warm_start` both say where A and B begin; leave one of "
+        "them out",
+    ),
     "no method": (
         "adapter: {r: 4}",
         f"x.yaml:4  adapter.method: missing key; one of: {', '.join(METHODS)}",

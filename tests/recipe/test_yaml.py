@@ -88,6 +88,9 @@ def test_resolved_recipe_is_complete_and_comes_back_from_json_and_yaml(load: Any
         "target_modules": "all-linear",
         "layers": None,
         "use_rslora": False,
+        "init_lora_weights": "default",
+        "warm_start": None,
+        "loraplus_lr_ratio": 1.0,
     }
     assert recipe_from_mapping(mapping, "pefttune.json") == recipe
     assert load(resolved_yaml(recipe)) == recipe
