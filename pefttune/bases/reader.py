@@ -7,7 +7,8 @@ from typing import Any
 
 import transformers
 
-from pefttune.bases.load import is_encoder, is_encoder_decoder, load_tokenizer
+from pefttune.bases.fingerprint import Fingerprint, take
+from pefttune.bases.load import is_encoder, is_encoder_decoder, load_tokenizer, quantization_name
 from pefttune.bases.locate import locate
 from pefttune.bases.safety import check_configs
 from pefttune.errors import BaseError
@@ -39,3 +40,9 @@ def open_reader(config: schema.Base) -> Reader:
         ) from None
     positions = getattr(known.get_text_config(), "max_position_embeddings", None)
     return Reader(load_tokenizer(folder), not is_encoder(folder), positions, is_encoder_decoder(folder))
+
+
+def fingerprint_of(config: schema.Base) -> Fingerprint:
+    """The fingerprint that a recipe's base will have, its weights hashed but not loaded. Raises as `open_reader`."""
+    folder = locate(config.source, config.revision).folder
+    return take(folder, load_tokenizer(folder), quantization_name(config))

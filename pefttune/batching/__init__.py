@@ -3,6 +3,7 @@
 from pefttune.batching.agreement import RUNS_NOT, agrees, check_sees_all, disagreement, is_causal
 from pefttune.batching.attention import prepare
 from pefttune.batching.batch import Batch, see_all
+from pefttune.batching.between import stack_of, states_behind
 from pefttune.batching.boundary import Boundary, open_boundary
 from pefttune.batching.forward import (
     hidden_rows,
@@ -40,6 +41,8 @@ __all__ = [
     "prepare",
     "ragged",
     "see_all",
+    "stack_of",
+    "states_behind",
     "steps_of",
     "target_log_likelihoods",
     "training_steps",

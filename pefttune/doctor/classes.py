@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pefttune.data import Row
 from pefttune.doctor.case import PARTS, TRAIN, Case, Counts
@@ -28,11 +28,16 @@ def kinds_of(task: Task, counts: Iterable[Counter[str]]) -> list[str]:
 
 def check_classes(case: Case) -> Iterator[Finding]:
     """Classes without rows, with few, uneven ones, and those of nearly one name."""
-    counts = {part: count for part, rows in case.rows.items() if (count := count_kinds(case.task, rows)) is not None}
+    yield from classes_in(case.task, case.rows)
+
+
+def classes_in(task: Task, by_part: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
+    """As `check_classes`, of rows by part, which no base has read yet."""
+    counts = {part: count for part, rows in by_part.items() if (count := count_kinds(task, rows)) is not None}
     train = counts.get(TRAIN)
     if not train:
         return
-    kinds = kinds_of(case.task, counts.values())
+    kinds = kinds_of(task, counts.values())
     for part, count in counts.items():
         if missing := [kind for kind in kinds if not count[kind]]:
             mend = "It cannot be learned: give rows, or take it out of task.labels."

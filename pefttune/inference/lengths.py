@@ -19,12 +19,12 @@ def tokens_at_once(device: torch.device) -> int:
 
 def check_length(model: Any, max_length: int, called: str) -> None:
     """Raise DataError, with what the limit is called, when the model has no positions for so many tokens."""
-    positions = _positions(model)
+    positions = positions_of(model)
     if positions is not None and max_length > positions:
         raise DataError(f"{called}: {max_length} tokens are more than this base reads; it has {positions}")
 
 
-def _positions(model: Any) -> int | None:
+def positions_of(model: Any) -> int | None:
     """How many tokens of a text the model has positions for; None where there is no end to them. RoBERTa and its kin
     count from behind the padding token's."""
     most: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None) or None

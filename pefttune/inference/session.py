@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pefttune import bases, methods, tasks
+from pefttune import bases, methods, store, tasks
 from pefttune.batching import Batch, Boundary, Outputs, is_causal, prepare
 from pefttune.data import Example, Row
 from pefttune.errors import AdapterError
@@ -23,6 +23,7 @@ from pefttune.inference.forward import can_share, outputs_of, outputs_together
 from pefttune.inference.generation import can_write
 from pefttune.inference.lengths import check_length, tokens_at_once
 from pefttune.inference.loaded import Loaded, Purpose
+from pefttune.inference.prompted import PromptedEncoder
 from pefttune.inference.rows import AnyRow, as_row
 from pefttune.inference.sampling import Sampling
 from pefttune.inference.saved import attach_again, attach_saved, read_saved
@@ -112,6 +113,7 @@ class Session:
         fit, it is taken off again. The same weights under the same name again are no news. Raises AdapterError, also
         for other weights under a name that is taken.
         """
+        hold = store.Hold(Path(folder))  # before it is read: nobody is to remove it meanwhile
         saved = read_saved(Path(folder), self.base)
         with self._lock:
             name = name or saved.manifest["name"]
@@ -119,7 +121,7 @@ class Session:
                 return self[name]
             self._shelf.check_free(name)
             self._shelf.make_room(saved.source.nbytes)
-            return self._shelf.add(name, attach_saved(self, saved), saved.source)
+            return self._shelf.add(name, attach_saved(self, saved), saved.source, hold)
 
     def load_in_background(self, folder: Path | str, name: str | None = None) -> Future[Loaded]:
         """As `load`, on another thread, beside predictions: files are hashed meanwhile, and only what is attached waits
@@ -130,7 +132,11 @@ class Session:
         """A new, frozen adapter by the recipe's `adapter` section, with the task's encoder and head, not yet in the
         session. Raises BaseError or DataError when task, method and base do not fit together."""
         encoder = self.encoder(task, max_length)
-        adapter = methods.attach(self.base.model, config)
+        adapter = methods.attach(self.base.model, config, self.base.tokenizer)
+        if adapter.virtual_ids:
+            taken = max_length + len(adapter.virtual_ids)
+            self.check_length(taken, "data.max_length with adapter.num_virtual_tokens")
+            encoder = PromptedEncoder(encoder, adapter.virtual_ids)
         loaded = Loaded(task, encoder, max_length, adapter, task.new_head(self.base.model, causal=self.causal))
         loaded.train(False)
         return loaded

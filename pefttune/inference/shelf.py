@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pefttune import methods
+from pefttune import methods, store
 from pefttune.errors import AdapterError
 from pefttune.inference.loaded import Loaded, Purpose
 
@@ -32,6 +32,7 @@ class Shelf:
         self._loaded: dict[str, Loaded] = {}
         self._away: dict[str, Purpose] = {}
         self._sources: dict[str, Source] = {}
+        self._holds: dict[str, store.Hold] = {}
         self._averages: dict[str, Purpose] = {}
         self._parts: dict[str, tuple[str, ...]] = {}
 
@@ -74,13 +75,23 @@ class Shelf:
         if name in self.names:
             raise AdapterError(f"the session already holds another adapter {name!r}; remove it first")
 
-    def add(self, name: str, loaded: Loaded, source: Source | None = None, parts: Sequence[str] = ()) -> Loaded:
-        """Take in an adapter under a free name, or one that is made of others, its `parts`, which then stay."""
+    def add(
+        self,
+        name: str,
+        loaded: Loaded,
+        source: Source | None = None,
+        hold: store.Hold | None = None,
+        parts: Sequence[str] = (),
+    ) -> Loaded:
+        """Take in an adapter under a free name, or one that is made of others, its `parts`, which then stay. `hold`
+        keeps its folder in the store, for as long as it is here."""
         self.check_free(name)
         self._parts[name] = tuple(parts)
         self._put(name, loaded)
         if source is not None:
             self._sources[name] = source
+        if hold is not None:
+            self._holds[name] = hold
         return loaded
 
     def add_average(self, name: str, average: Purpose, parts: Sequence[str]) -> None:
@@ -98,6 +109,8 @@ class Shelf:
             self._take_off(name)
         for kept in (self._away, self._sources, self._averages, self._parts):
             kept.pop(name, None)
+        if hold := self._holds.pop(name, None):
+            hold.release()
 
     def make_room(self, nbytes: int, beside: str = "") -> None:
         """Take off the base what must go for so many bytes more; not the adapter `beside`, nor a part of others."""

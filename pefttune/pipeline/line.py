@@ -56,7 +56,7 @@ def run_together(recipes: Sequence[Recipe], notify: Notify = lambda event: None)
     started = time.perf_counter()
     check_together(recipes)
     lines = [begin(recipe, notify, named=len(recipes) > 1) for recipe in recipes]
-    session = _opened(lines)
+    session, lines = _opened(lines)
     fitted = fit(session, lines)
     trained = [_compared(session, line, *each) for line, each in zip(lines, fitted, strict=True)]
     del session  # the proof needs room for a fresh base
@@ -70,20 +70,22 @@ def run_together(recipes: Sequence[Recipe], notify: Notify = lambda event: None)
     return runs
 
 
-def _opened(lines: Sequence[Line]) -> Session:
-    """A session on the recipes' base, with their new adapters in it, and the base itself, to be asked zero-shot."""
+def _opened(lines: Sequence[Line]) -> tuple[Session, list[Line]]:
+    """A session on the recipes' base, with their new adapters in it, and the base itself, to be asked zero-shot; and
+    the lines, with nothing left open in their recipes."""
     from pefttune import bases, publishing
     from pefttune.inference import Session
 
     recipe = lines[0].recipe
     base = bases.load(recipe.base)
     session = Session(base, recipe.training.max_batch_tokens)
+    settled = []
     for line in lines:
         told = publishing.describe_base(base, line.recipe)
         line.notify({"event": "base", **told, "dtype_reason": base.dtype_reason, "dense": base.dense})
         add_zero_shot(session, line.task, line.recipe, line.notify)
-        attach(session, line)
-    return session
+        settled.append(attach(session, line))
+    return session, settled
 
 
 def _compared(session: Session, line: Line, log: TrainingLog, cost: dict[str, Any]) -> Trained:

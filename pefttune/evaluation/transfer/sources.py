@@ -1,0 +1,45 @@
+"""Adapters as a place to start from: what their predictions, or their states, tell of the sample's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pefttune.data import UNKNOWN, Row
+from pefttune.evaluation.transfer.logme import logme
+from pefttune.evaluation.transfer.report import SourceFound
+from pefttune.evaluation.transfer.sample import Sample
+from pefttune.evaluation.transfer.source_labels import leep, nce
+from pefttune.inference import views_of
+from pefttune.tasks import Classified, TextClassification
+
+if TYPE_CHECKING:
+    from pefttune.inference import Session
+
+
+def judge_source(
+    session: Session, name: str, sample: Sample, base: str, progress: Callable[[int], None] = lambda done: None
+) -> SourceFound:
+    """An adapter of the session, or `base:NAME`, judged by the labels it predicts where it gives each text one and the
+    sample's rows are such texts, else by LogME of the states behind it."""
+    task = session.purpose(name).task
+    if not (isinstance(task, TextClassification) and isinstance(sample.task, TextClassification)):
+        views = views_of(session, sample.examples, lambda message: None, progress, adapter=name)
+        known = sample.targets_U != UNKNOWN
+        found = max(logme(features[known], sample.targets_U[known]) for features in views.values())
+        return SourceFound(name, base, task.labels, logme=found)
+    bare = [Row({"text": row.values["text"]}, row.origin) for row in sample.rows]
+    encoded = [session.purpose(name).encoder(row) for row in bare]
+    predictions = [one for one in session.predictions(name, bare, encoded, progress) if isinstance(one, Classified)]
+    chances = np.array([[one.probabilities[label] for label in task.labels] for one in predictions])
+    right = [str(one) == sample.task.reference(row) for one, row in zip(predictions, sample.rows, strict=True)]
+    return SourceFound(
+        name,
+        base,
+        task.labels,
+        leep(chances, sample.targets_U),
+        nce(chances.argmax(1), sample.targets_U),
+        float(np.mean(right)) if set(task.labels) == set(sample.task.labels) else None,
+    )
