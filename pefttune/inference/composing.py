@@ -12,6 +12,7 @@ from torch import Tensor
 from pefttune.data import Example
 from pefttune.errors import AdapterError
 from pefttune.inference.loaded import Loaded, Purpose
+from pefttune.inference.prompted import PromptedEncoder
 from pefttune.tasks.protocol import Averages
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ def stack(session: Session, names: Sequence[str]) -> Loaded:
                 f"{name!r} cannot be stacked: its method puts layers in the places of the base's, so that no other "
                 "adapter can act beside it; those that share passes (lora, for one) can"
             )
+        if one.adapter.virtual_ids and one is not loaded[-1]:
+            raise AdapterError(
+                f"{name!r} cannot be stacked: its virtual tokens stand in front of its own texts only; name it last"
+            )
     if away := [name for name in names if name not in session.resident]:
         raise AdapterError(f"{away[0]!r} cannot be stacked: max_adapter_mib leaves no room for all of the adapters")
     last = loaded[-1]
@@ -55,10 +60,12 @@ def average(session: Session, names: Sequence[str], weights: Sequence[float] | N
     if isinstance(first, Average):
         raise AdapterError(f"{names[0]!r} is an average already; name the adapters themselves")
     for name, other in zip(names[1:], others, strict=True):
-        if other.task != first.task or other.max_length != first.max_length or isinstance(other, Average):
+        virtual = any(isinstance(one.encoder, PromptedEncoder) for one in (first, other))
+        alike = other.task == first.task and other.max_length == first.max_length
+        if virtual or not alike or isinstance(other, Average):
             raise AdapterError(
                 f"{names[0]!r} and {name!r} are not asked alike: to be averaged, adapters need the same task, labels, "
-                "instruction and data.max_length"
+                "instruction and data.max_length, and no virtual tokens"
             )
     return Average(first.task, first.encoder, first.max_length, tuple(names), shares)
 

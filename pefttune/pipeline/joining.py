@@ -144,11 +144,20 @@ def _check_heads(first: Parent, other: Parent) -> None:
 
 
 def rank(parents: Sequence[Parent], way: Way) -> int:
-    """The rank of the merged adapter. Raises AdapterError where it is over what a recipe allows."""
+    """The rank of the merged adapter. Raises AdapterError where it is over what a recipe or a layer allows."""
+    from pefttune import methods
+
     ranks = [max(r for _, r in _layers(parent)) for parent in parents]
     r = way.r or (max(ranks) if way.how == "svd" else sum(ranks))
-    if r > LARGEST_R:
-        raise AdapterError(f"together the adapters have rank {r}, over {LARGEST_R}: take --method svd --r {LARGEST_R}")
+    shapes = methods.weights.shapes(parents[0].folder)
+    widths = {key: max(shape) for key, shape in shapes.items() if ".lora_" in key}  # (r, inputs) or (outputs, r)
+    narrowest = min(widths, key=lambda key: widths[key])
+    if r > (most := min(widths[narrowest], LARGEST_R)):
+        how = "svd" if way.how == "linear" else way.how
+        raise AdapterError(
+            f"a merged adapter of rank {r} is over {most}, the most that {narrowest.partition('.lora_')[0]} or a "
+            f"recipe allows: take --method {how} --r {most}, or less"
+        )
     return r
 
 

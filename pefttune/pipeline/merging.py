@@ -84,7 +84,14 @@ def _recipe(
     base, origin = base_section_of(first.manifest, first.recipe.base, base_source)
     ours = first.recipe.adapter
     assert isinstance(ours, Lora)
-    adapter = Lora(method="lora", r=r, lora_alpha=r, target_modules=ours.target_modules, layers=ours.layers)
+    adapter = Lora(
+        method="lora",
+        r=r,
+        lora_alpha=r,
+        target_modules=ours.target_modules,
+        layers=ours.layers,
+        rank_pattern={name: 0 for name, own in ours.rank_pattern.items() if own == 0},
+    )
     licenses = {parent.recipe.output.license for parent in parents}
     output = {"name": to, "store": store_folder, "license": licenses.pop() if len(licenses) == 1 else None}
     changed = {"base": base, "adapter": adapter, "output": first.recipe.output.model_copy(update=output)}

@@ -13,7 +13,7 @@ from pefttune import methods, tasks
 from pefttune.errors import AdapterError, DataError
 from pefttune.inference import Session
 from pefttune.recipe import tasks as sections
-from pefttune.recipe.adapters import Dora, Head
+from pefttune.recipe.adapters import Dora, Head, PromptTuning
 
 TEXTS = ["a film", "poor, dull, cold and rather longer than the others are", "x", "bright and warm", "no"]
 
@@ -156,6 +156,7 @@ def test_what_cannot_be_put_together_is_said(session: Session, adapted: Any) -> 
     session.add("bare", session.attach(session["head"].task, Head(method="head"), 256))
     session.stack("both", ["one", "two"])
     written = sections.TextGeneration(type="text-generation", max_new_tokens=8)
+    session.add("prompt", session.attach(task, PromptTuning(method="prompt_tuning"), 256))
     session.add("writer", session.attach(tasks.get(written), Dora(method="dora"), 256))
     for call, told in (
         (lambda: session.stack("x", ["one"]), "give the names of two adapters"),
@@ -166,6 +167,9 @@ def test_what_cannot_be_put_together_is_said(session: Session, adapted: Any) -> 
         (lambda: session.stack("x", ["one", "dora"]), "'dora' cannot be stacked: its method puts layers in the places"),
         (lambda: session.stack("x", ["both", "head"]), "'both' cannot be stacked: it has no update of its own"),
         (lambda: session.stack("x", ["base:one", "head"]), "'base:one' cannot be stacked: it has no update"),
+        (lambda: session.stack("x", ["prompt", "one"]), "'prompt' cannot be stacked: its virtual tokens stand in"),
+        (lambda: session.average("x", ["one", "prompt"]), "'one' and 'prompt' are not asked alike"),
+        (lambda: session.average("x", ["prompt", "one"]), "'prompt' and 'one' are not asked alike"),
         (lambda: session.average("x", ["one", "other"]), "'one' and 'other' are not asked alike"),
         (lambda: session.average("x", ["one", "head"]), "'one' and 'head' are not asked alike"),
         (lambda: session.average("x", ["writer", "one"]), "answers that are written cannot be averaged"),

@@ -84,6 +84,20 @@ def test_heads_are_averaged_by_the_shares_of_the_weights(family: Any) -> None:
     torch.testing.assert_close(heads[2], 0.75 * heads[0] + 0.25 * heads[1])
 
 
+def test_modules_that_a_pattern_leaves_alone_are_left_alone(family: Any) -> None:
+    folder, left = family("label-words", "one", "two"), "model.layers.0.self_attn.q_proj"
+    for name in ("one", "two"):
+        own = folder / name / "1"
+        save_without(own, left)
+        recipe = json.loads((own / store.MANIFEST).read_text())["recipe"]
+        recipe["adapter"]["rank_pattern"] = {left: 0}
+        family.change(own, recipe=recipe)
+    merged = pipeline.merge(["one", "two"], "both")
+    keys = load_file(merged.folder / weights.WEIGHTS).keys()
+    assert keys == load_file(folder / "one" / "1" / weights.WEIGHTS).keys()
+    assert not any(left in key for key in keys)
+
+
 def test_rows_that_cannot_be_read_are_told_and_left_out(family: Any, tmp_path: Path) -> None:
     folder = family("label-words", "one", "two")
     recipe = json.loads((folder / "two" / "1" / store.MANIFEST).read_text())["recipe"]
@@ -143,7 +157,7 @@ def test_adapters_that_do_not_fit_are_refused_before_a_base_is_read(
     manifest = json.loads((folder / "one" / "1" / store.MANIFEST).read_text())
     family.change(folder / "elsewhere" / "1", base={**manifest["base"], "fingerprint": FINGERPRINT})
     family.change(folder / "dora" / "1", recipe={**manifest["recipe"], "adapter": {"method": "dora"}})
-    save_without_a_layer(folder / "few" / "1")
+    save_without(folder / "few" / "1", "q_proj")
     family.change(folder / "few" / "1")
     monkeypatch.setattr("pefttune.bases.load", lambda *about, **more: pytest.fail("a base was read"))
     with pytest.raises(AdapterError, match=told):
@@ -151,11 +165,24 @@ def test_adapters_that_do_not_fit_are_refused_before_a_base_is_read(
     assert store.names(folder) == ["dora", "elsewhere", "few", "one", "two"]
 
 
-def save_without_a_layer(folder: Path) -> None:
+def save_without(folder: Path, module: str) -> None:
     from safetensors.torch import save_file
 
     state = load_file(folder / weights.WEIGHTS)
-    save_file({key: tensor for key, tensor in state.items() if "q_proj" not in key}, folder / weights.WEIGHTS)
+    save_file({key: tensor for key, tensor in state.items() if module not in key}, folder / weights.WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        (Way("ties", r=40), "a merged adapter of rank 40 is over 16, .*k_proj or .*: take --method ties --r 16"),
+        (Way(), "a merged adapter of rank 20 is over 16, .*k_proj or .*: take --method svd --r 16, or less"),
+    ],
+)
+def test_a_rank_over_the_narrowest_layer_is_refused(family: Any, way: Way, told: str) -> None:
+    family("label-words", "one", "two", "three", "four", "five")
+    with pytest.raises(AdapterError, match=told):
+        pipeline.merge(["one", "two", "three", "four", "five"], "both", way)
 
 
 def test_heads_of_other_labels_are_refused(family: Any) -> None:
