@@ -68,8 +68,8 @@ def local_folder(source: str, revision: str | None = None) -> Path | None:
         return None
     if (path := Path(source).expanduser()).exists() or not HUB_ID.fullmatch(source):
         return path if path.is_dir() else None
-    found = _in_hub_cache(HubSource(source, revision), weights=False)
-    return found and found.folder
+    in_cache = _in_hub_cache(HubSource(source, revision), weights=False)
+    return in_cache.folder if in_cache else None
 
 
 def _from_catalogue(

@@ -1,4 +1,4 @@
-"""Runs that leave ranks and rates open: what is chosen is told, resolved before training, and read back without data."""
+"""Runs that leave ranks and rates open: what is chosen is told, resolved first, and read back without data."""
 
 from __future__ import annotations
 
