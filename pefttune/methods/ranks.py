@@ -16,11 +16,9 @@ def spend(explained: Mapping[str, Sequence[float]], costs: Mapping[str, int], bu
     """
     worth = [(part / costs[name], name) for name, parts in explained.items() for part in parts]
     worth.sort(key=lambda item: -item[0])  # equals stay in the order of the layers
-    ranks, full, left = dict.fromkeys(explained, 0), set[str](), budget
+    ranks, left = dict.fromkeys(explained, 0), budget
     for _, name in worth:
-        if costs[name] > left:
-            full.add(name)  # a later direction must not be had without this one
-        elif name not in full:
+        if costs[name] <= left:
             ranks[name] += 1
             left -= costs[name]
     return ranks

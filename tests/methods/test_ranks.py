@@ -113,8 +113,7 @@ def test_ranks_go_where_they_explain_most_for_their_cost() -> None:
     assert methods.spend(explained, {"wide": 10, "narrow": 1}, 12) == {"wide": 1, "narrow": 2}
     assert methods.spend(explained, {"wide": 10, "narrow": 1}, 9) == {"wide": 0, "narrow": 2}  # what it cannot pay
     assert methods.spend(explained, {"wide": 10, "narrow": 1}, 999) == {"wide": 3, "narrow": 2}
-    # No direction without the one before it, though it could be paid for.
-    assert methods.spend({"a": (0.9, 0.8), "b": (0.85,)}, {"a": 4, "b": 5}, 8) == {"a": 2, "b": 0}
+    assert methods.spend(explained, {"wide": 10, "narrow": 1}, 11) == {"wide": 0, "narrow": 2}
 
 
 def test_what_layers_may_have_at_most_is_enough_to_spend_the_budget() -> None:
@@ -154,7 +153,7 @@ def test_a_sketch_of_wide_inputs_keeps_nearly_all_that_the_best_directions_expla
     found, (_, parts) = sketch.spectrum(), covariance(x)
     centred = x.double() - x.double().mean(0)
     kept = (centred @ found.components_kI.double().t()).square().sum() / centred.square().sum()
-    assert float(kept) > 0.95 * float(parts[:8].sum())
+    assert float(kept) > 0.99 * float(parts[:8].sum())  # 0.995; with half of the columns 0.977
     # The approximation is never above the covariance itself.
     assert 0.9 * float(kept) < sum(found.explained_k) <= float(kept)
 
@@ -175,8 +174,11 @@ def test_directions_are_those_of_pefts_eva(base_of: Any, adapted: Any, examples_
     loaded = adapted(session, "a")
     examples = examples_of(loaded, ragged)[:1]
     linears = methods.lora_targets(base.model, lora())
-    spectra = input_spectra(session, linears, dict.fromkeys(linears, 4), examples)
+    spectra = input_spectra(session, linears, dict.fromkeys(linears, 16), examples)  # of 16 the first 4 are exact
+    inputs: dict[str, Tensor] = {}
     session.remove("a")
+    for name, linear in linears.items():
+        linear.register_forward_pre_hook(lambda _, given, name=name: inputs.update({name: given[0][0].double()}))
     config = peft.LoraConfig(
         r=4, init_lora_weights="eva", target_modules="all-linear", eva_config=peft.EvaConfig(rho=1.0)
     )
@@ -187,7 +189,12 @@ def test_directions_are_those_of_pefts_eva(base_of: Any, adapted: Any, examples_
     peft.initialize_lora_eva_weights(theirs, [batch], show_progress_bar=False)
     assert len(spectra) == 14
     for name, spectrum in spectra.items():
+        centred_RI = inputs[name] - inputs[name].mean(0)
         a_rI = theirs.get_submodule(f"base_model.model.{name}").lora_A["default"].weight
-        alike = (a_rI * spectrum.components_kI).sum(1).abs()
-        # PEFT reads the batch twice and keeps four directions between.
-        assert alike.tolist() == pytest.approx([1] * 4, abs=1e-3), name
+        apart_Ir = torch.linalg.qr(a_rI.detach().double().t()).Q  # its rows are not quite orthogonal
+        by_peft = (centred_RI @ apart_Ir).square().sum()
+        kept = (centred_RI @ spectrum.components_kI[:4].double().t()).square().sum()
+        # PEFT reads the batch twice, keeps four directions between, and takes them by a randomized SVD: of directions
+        # that explain nearly the same it may choose others.
+        assert 0.95 * kept < by_peft < 1.0001 * kept, name
+        assert abs(float(a_rI[0] @ spectrum.components_kI[0])) > 0.9, name
