@@ -27,9 +27,11 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/capabilities.py --check
 
 docs: .venv/ready
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/capabilities.py
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -69,6 +69,8 @@ class Job:
     save_every: int = 0
     """Optimizer steps between saved adapters, `save_folder`/STEP; saving is not timed."""
     save_folder: str = ""
+    judged: list[int] = field(default_factory=list)
+    """Indices of examples whose classes are scored when the training is over; not timed."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What distinguishes the variants of one program."""
 
@@ -103,7 +105,7 @@ class Result:
     labelled: list[int] = field(default_factory=list)
     """Positions that the loss was taken of."""
     scores: list[list[float]] = field(default_factory=list)
-    """Log-likelihood of every answer of every example, where answers are scored."""
+    """Log-likelihood of every answer of every example, where answers are scored; or of every class of those judged."""
     settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

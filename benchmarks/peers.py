@@ -26,7 +26,7 @@ class Peer:
 OURS = Peer("ours", "pip install -e .", heads=True)
 TRAINER = "pip install transformers peft accelerate bitsandbytes"
 TRL = "pip install 'trl==1.16.*'"
-UNSLOTH = "see benchmarks/README.md; it needs an environment of its own, given as --peer-python"
+OWN = "see benchmarks/README.md; it needs an environment of its own, given as --peer-python"
 
 PEERS = {
     "trl": Peer("trl_sft", TRL, {"variant": "defaults"}),
@@ -34,12 +34,13 @@ PEERS = {
     "trl-padding-free": Peer("trl_sft", TRL, {"variant": "best", "padding_free": True}),
     "trainer": Peer("trainer_peft", TRAINER, {"variant": "random"}, heads=True),
     "trainer-grouped": Peer("trainer_peft", TRAINER, {"variant": "length-grouped"}, heads=True, same_steps=False),
-    "unsloth": Peer("unsloth_cpu", UNSLOTH, {"variant": "defaults"}),
-    "unsloth-best": Peer("unsloth_cpu", UNSLOTH, {"variant": "best"}),
+    "unsloth": Peer("unsloth_cpu", OWN, {"variant": "defaults"}),
+    "unsloth-best": Peer("unsloth_cpu", OWN, {"variant": "best"}),
     "uncached": Peer("ours", OURS.install, {"cached": False}),
     "solo": Peer("ours", OURS.install, {"together": False}),
 }
 SCORER = Peer("padded_scores", TRAINER)
+ADAPTERS_LIBRARY = Peer("adapters_trainer", OWN, heads=True)
 
 
 def find(name: str, head: bool) -> Peer:

@@ -56,7 +56,7 @@ def compare(
 def heading(job: Job, cuda: bool = False) -> dict[str, Any]:
     """What was run, where and when; no path of this machine."""
     settings = asdict(job) | {"base": asdict(job.base) | {"folder": Path(job.base.folder).name}}
-    for key in ("examples", "steps", "adapter", "save_folder"):
+    for key in ("examples", "steps", "judged", "adapter", "save_folder"):
         del settings[key]
     return {
         "workload": job.workload,

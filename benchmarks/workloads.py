@@ -89,6 +89,7 @@ def sst2(
     part: str = "train",
     instruction: str = INSTRUCTION,
     approach: Literal["label-words", "head"] = "label-words",
+    causal: bool = True,
 ) -> list[Example]:
     """Sentences of the Stanford Sentiment Treebank, classified by label words or by a head."""
     with data_file(data, f"sst2/{part}.tsv").open(encoding="utf-8", newline="") as file:
@@ -100,7 +101,7 @@ def sst2(
         labels=LABELS,
         instruction=instruction,
     )
-    encoder = tasks.get(section).encoder(tokenizer, LONGEST, causal=True)
+    encoder = tasks.get(section).encoder(tokenizer, LONGEST, causal=causal)
     return [_example(example) for row in rows for example in encoder(row)]
 
 

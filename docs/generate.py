@@ -6,11 +6,9 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import get_args
 
 from pefttune.recipe import Explanation, all_keys, explain
 from pefttune.recipe.adapters import METHODS
-from pefttune.recipe.schema import Base
 
 FOLDER = Path(__file__).parent / "recipe"
 INTRO = """\
@@ -23,14 +21,12 @@ These pages are written by `python docs/generate.py` from `pefttune/recipe/schem
 METHODS_INTRO = """\
 # Methods of adapting
 
-`adapter.method` of a recipe. A method works with those values of `base.quantization` that say yes: tests attach it,
-train it ten steps, read it back to the bit and swap it (`tests/methods/`); a recipe that asks for another is refused.
-Adapters of all methods lie side by side on one base, each with its task's head where that has one. *Mixed*: rows of
-several such adapters share one pass; others take turns.
+`adapter.method` of a recipe. Adapters of all methods lie side by side on one base, each with its task's head where that
+has one. [What each can do](../capabilities.md) is found by trying: on which `base.quantization` it works, whether rows
+of several adapters share a pass, what plain PEFT makes of it.
 
-| method | what it changes | {} | mixed |
-|---|---{}|---|
-{}
+| method | what it changes |
+|---|---|
 """
 
 
@@ -42,16 +38,9 @@ def pages() -> dict[str, str]:
 
 
 def methods_page() -> str:
-    """What each method can do, as the sections of the recipe and the adapters themselves say."""
-    from pefttune import methods
-
-    quantizations = get_args(Base.model_fields["quantization"].annotation)
-    lines = []
-    for word, kind in METHODS.items():
-        works = " | ".join("–" if quantization in kind.not_on else "yes" for quantization in quantizations)
-        mixes = "yes" if methods.METHODS[word].mixes else "–"
-        lines.append(f"| `{word}` | {cell(str(kind.model_fields['method'].description))} | {works} | {mixes} |")
-    return METHODS_INTRO.format(" | ".join(quantizations), "|---" * len(quantizations), "\n".join(lines))
+    """What each method changes."""
+    described = {word: str(kind.model_fields["method"].description) for word, kind in METHODS.items()}
+    return METHODS_INTRO + "".join(f"| `{word}` | {cell(told)} |\n" for word, told in described.items())
 
 
 def page(key: Explanation) -> str:

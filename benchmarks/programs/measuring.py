@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,15 +74,17 @@ def rows_with_mask(job: dict[str, Any]) -> dict[str, list[list[int]]]:
 def loading(job: dict[str, Any]) -> dict[str, Any]:
     """How `from_pretrained` is to load the job's base."""
     dtype = getattr(torch, job["base"]["dtype"])
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    quantization = None
+    if job["base"]["quantization"] == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
     return {
         "dtype": dtype,
-        "quantization_config": quantization if job["base"]["quantization"] == "nf4" else None,
+        "quantization_config": quantization,
         "device_map": {"": 0 if torch.cuda.is_available() else "cpu"},
     }
 
@@ -114,8 +116,15 @@ def read_job() -> dict[str, Any]:
     return job
 
 
-def train(trainer: Any, job: dict[str, Any], packages: Sequence[str], settings: dict[str, Any]) -> None:
-    """Run the trainer and write what was measured to the file of the second argument."""
+def train(
+    trainer: Any,
+    job: dict[str, Any],
+    packages: Sequence[str],
+    settings: dict[str, Any],
+    judge: Callable[[], list[list[float]]] = list,
+) -> None:
+    """Run the trainer and write what was measured to the file of the second argument. `judge` scores examples when the
+    training is over."""
     from transformers import TrainerCallback  # not above: its 55 MiB of modules are none of a scoring program's memory
 
     class Callback(Clock, TrainerCallback):
@@ -131,6 +140,7 @@ def train(trainer: Any, job: dict[str, Any], packages: Sequence[str], settings: 
         "losses": clock.losses,
         "positions": counting.positions,
         "labelled": counting.labelled,
+        "scores": judge(),
     }
     tell(job, packages, before, measured, settings)
 

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
+from pydantic import TypeAdapter
 
 from benchmarks.job import Job, Result
 from pefttune import bases, batching, data, methods, tasks, training
 from pefttune.inference import Loaded, Session, boundary_of
 from pefttune.recipe import schema
 from pefttune.recipe import tasks as sections
-from pefttune.recipe.adapters import Lora
+from pefttune.recipe.adapters import AdapterSection, Lora
 
 PACKAGES = ("pefttune", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
 NAME = "benchmark"
@@ -39,16 +40,17 @@ def open_session(job: Job) -> Session:
         type="text-classification", approach="head" if job.classes else "label-words", labels=labels
     )
     task = tasks.get(section)
-    encoder = task.encoder(base.tokenizer, LONGEST, causal=True)
     session = Session(base, job.settings.get("max_batch_tokens"))
-    if not job.steps:
+    encoder = task.encoder(base.tokenizer, LONGEST, causal=session.causal)
+    if not (job.steps or job.judged):
         session.add(NAME, Loaded(task, encoder, LONGEST))
         _add_saved(job, session, task)
         return session
     layers = None if job.lora.layers is None else tuple(job.lora.layers)
-    config = Lora(method="lora", r=job.lora.r, lora_alpha=job.lora.alpha, layers=layers)
+    lora = {"method": "lora", "r": job.lora.r, "lora_alpha": job.lora.alpha, "layers": layers}
+    config = TypeAdapter(AdapterSection).validate_python(job.settings.get("ours", lora))
     set_seed(job.seed)
-    head = task.new_head(base.model, causal=True)
+    head = task.new_head(base.model, causal=session.causal)
     if head is not None:
         generator = torch.Generator().manual_seed(job.seed)  # the same head for everybody
         weight = head.linear.weight
@@ -72,15 +74,15 @@ def names(job: Job) -> list[str]:
     return [NAME] if count == 1 else [f"{NAME}-{number}" for number in range(count)]
 
 
-def examples_of(job: Job) -> list[data.Example]:
-    """The job's examples as pefttune has them."""
+def examples_of(job: Job, *, causal: bool = True) -> list[data.Example]:
+    """The job's examples as pefttune has them. A head reads the last token of a decoder, the first of an encoder."""
     return [
         data.Example(
             tuple(e.prompt),
             tuple(map(tuple, e.answers)),
             e.target,
             f"example {number}",
-            marks=() if e.answers else ((len(e.prompt) - 1, -100 if e.target is None else e.target),),
+            marks=() if e.answers else ((len(e.prompt) - 1 if causal else 0, -100 if e.target is None else e.target),),
         )
         for number, e in enumerate(job.examples)
     ]
@@ -98,7 +100,7 @@ def train(job: Job, session: Session, folder: Path) -> dict[str, Any]:
     Several adapters learn together, or with `together: false` one after the other: a step then takes what that step
     took of each.
     """
-    examples = examples_of(job)
+    examples = examples_of(job, causal=session.causal)
     clock = Clock(session.base.device)
     session.collator.try_ragged(examples)
     works = [_work(job, session, name, examples, folder, clock) for name in names(job)]
@@ -111,7 +113,15 @@ def train(job: Job, session: Session, folder: Path) -> dict[str, Any]:
         "losses": [record["loss"] for record in logs[-1].steps],
         "positions": [clock.positions[step] for step in range(len(job.steps))],
         "labelled": [clock.labelled[step] for step in range(len(job.steps))],
+        "scores": judge(job, session),
+        "settings": job.settings | {"parameters": sum(p.numel() for p in session[names(job)[0]].parameters.values())},
     }
+
+
+def judge(job: Job, session: Session) -> list[list[float]]:
+    """Log-probabilities of the classes of each judged example."""
+    examples = examples_of(job, causal=session.causal)
+    return [each.tolist() for each in session.scores(names(job)[0], [examples[index] for index in job.judged])]
 
 
 class Clock:
@@ -230,6 +240,14 @@ def score(job: Job, session: Session) -> dict[str, Any]:
     return {"seconds": [time.perf_counter() - start], "scores": [each.tolist() for each in scores]}
 
 
+def _measured(job: Job, session: Session, folder: Path) -> dict[str, Any]:
+    if job.steps:
+        return train(job, session, folder)
+    if job.judged:
+        return {"seconds": [], "scores": judge(job, session)}
+    return score(job, session)
+
+
 def main() -> None:
     """Do the job of the first argument, write the result of the second."""
     job = Job.read(Path(sys.argv[1]))
@@ -239,7 +257,7 @@ def main() -> None:
     training.reset_peak(device)
     before = training.resident_mib(device)
     with tempfile.TemporaryDirectory() as folder:
-        measured = train(job, session, Path(folder)) if job.steps else score(job, session)
+        measured = _measured(job, session, Path(folder))
     versions = {name: version(name) for name in PACKAGES}
     result = Result(resident_before_mib=before, peak_mib=training.peak_mib(device), versions=versions, **measured)
     Path(sys.argv[2]).write_text(json.dumps(asdict(result)), encoding="utf-8")

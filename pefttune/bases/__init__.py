@@ -4,7 +4,7 @@ from pefttune.bases.catalogue import BASES
 from pefttune.bases.fingerprint import Fingerprint
 from pefttune.bases.known import find as find_known
 from pefttune.bases.load import Base, load, quantization_name
-from pefttune.bases.locate import Located, locate
+from pefttune.bases.locate import Located, local_folder, locate
 from pefttune.bases.machine import choose_device
 from pefttune.bases.reader import Reader, fingerprint_of, open_reader
 
@@ -18,6 +18,7 @@ __all__ = [
     "find_known",
     "fingerprint_of",
     "load",
+    "local_folder",
     "locate",
     "open_reader",
     "quantization_name",

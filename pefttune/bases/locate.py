@@ -56,6 +56,22 @@ def locate(source: str, revision: str | None = None, origin: str | None = None, 
     return _from_hub(HubSource(source, revision), weights)
 
 
+def local_folder(source: str, revision: str | None = None) -> Path | None:
+    """The folder of the base named `source`, if it lies on this machine as it is; nothing is fetched or converted."""
+    if source in BASES:
+        for each in BASES[source].sources:
+            if isinstance(each, HubSource):
+                if found := _in_hub_cache(each, weights=False):
+                    return found.folder
+            elif (folder := _package_folder(each)).is_dir():
+                return folder
+        return None
+    if (path := Path(source).expanduser()).exists() or not HUB_ID.fullmatch(source):
+        return path if path.is_dir() else None
+    found = _in_hub_cache(HubSource(source, revision), weights=False)
+    return None if found is None else found.folder
+
+
 def _from_catalogue(
     name: str, entry: CatalogueBase, revision: str | None, origin: str | None, weights: bool
 ) -> Located:

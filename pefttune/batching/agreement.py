@@ -71,7 +71,15 @@ def disagreement(model: Any, examples: Sequence[Example], pad_id: int, *, causal
     if model.config.is_encoder_decoder:
         return "its decoder would look at the texts of all examples"
     tried = [*examples[:EXAMPLES_TRIED], max(examples, key=len)]
-    tried = [replace(example, answers=example.answers[:ANSWERS_TRIED]) for example in tried]
+    known = len(model.get_input_embeddings().weight)  # what lies beyond is an adapter's, and none acts
+    tried = [
+        replace(
+            example,
+            prompt=tuple(token if token < known else pad_id for token in example.prompt),
+            answers=example.answers[:ANSWERS_TRIED],
+        )
+        for example in tried
+    ]
     try:
         if _leaks(model, causal, see_all(examples)):
             return "one example changes what comes of another"

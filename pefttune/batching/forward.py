@@ -54,6 +54,8 @@ def log_likelihoods(model: Any, rows_ND: Tensor, targets_N: Tensor) -> Tensor:
     Only scored rows go through the output layer, a few at a time: no logits of the whole batch ever exist.
     """
     output = model.get_output_embeddings()
+    if type(output) is not nn.Linear:  # an adapter's, around the base's, whose rows may be learned
+        return -cross_entropy(output(rows_ND).float(), targets_N, reduction="none")
     return _target_log_likelihood(rows_ND, output.weight, output.bias, targets_N)
 
 
@@ -110,7 +112,7 @@ def logits_are_linear(model: Any) -> bool:
 def _compare(model: Any) -> bool:
     ids = torch.arange(4, device=model.device)[None]
     output = model.get_output_embeddings()
-    if type(output) is not nn.Linear or model.config.is_encoder_decoder:
+    if type(getattr(output, "base_layer", output)) is not nn.Linear or model.config.is_encoder_decoder:
         return False
     ours = output(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     return torch.equal(ours, model(input_ids=ids, use_cache=False).logits)

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import doctor, embed, probe, recipes, store, train, use
+from pefttune.cli import doctor, embed, merge, probe, recipes, store, sweep, train, use, verify, versions
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -24,11 +24,17 @@ app = typer.Typer(
 app.command()(doctor.doctor)
 app.command()(probe.probe)
 app.command()(train.train)
+app.command()(merge.merge)
+app.command()(sweep.sweep)
 app.command()(use.evaluate)
 app.command()(use.predict)
 app.command()(embed.embed)
 app.command("list")(store.list_adapters)
 app.command()(store.show)
+app.command()(verify.verify)
+app.command()(versions.alias)
+app.command()(versions.remove)
+app.command()(versions.gc)
 app.command("recipes")(recipes.list_recipes)
 app.command()(recipes.explain)
 

@@ -92,14 +92,33 @@ class Display:
     def _show_notice(self, event: dict[str, Any]) -> None:
         self._say(f"notice: {event['message']}")
 
+    def _show_chosen(self, event: dict[str, Any]) -> None:
+        for choice in event["choices"]:
+            self._say(f"chosen: {choice['key']} = {choice['value']}: {choice['why']}")
+
+    def _show_activations(self, event: dict[str, Any]) -> None:
+        self._bar("what enters the layers, training rows", event["done"], event["of"], "")
+
     def _show_step(self, event: dict[str, Any]) -> None:
         rate = event["examples"] / event["seconds"]
         self._bar("training", event["step"], event["of"], f"loss {event['loss']:.3f}  {rate:.1f} examples/s")
 
     def _show_evaluation(self, event: dict[str, Any]) -> None:
-        value = event[event["watched"]]
-        told = percent(value) if 0 <= value <= 1 else f"{value:.3f}"  # a likelihood's logarithm is no share
+        told = _metric(event[event["watched"]])
         self._say(f"validation after step {event['step']}: {event['watched']} {told}")
+
+    def _show_sweep(self, event: dict[str, Any]) -> None:
+        what = "all steps" if event["share"] == "1" else f"{event['share']} of the steps"
+        told = f"{event['trials']} trials for {what}  {event['examples_a_second']:.1f} examples/s"
+        self._bar("sweep, %", round(100 * event["done"] / event["of"], 1), 100, told)
+
+    def _show_trial(self, event: dict[str, Any]) -> None:
+        name = f"trial {event['trial']}: {event['settings']}"
+        if "failed" in event:
+            self._say(f"{name}: failed and dropped: {event['failed']}")
+        else:
+            what = "all steps" if event["share"] == "1" else f"{event['share']} of the steps"
+            self._say(f"{name}: validation {event['watched']} {_metric(event[event['watched']])} after {what}")
 
     def _show_frozen(self, event: dict[str, Any]) -> None:
         self._bar(f"frozen layers, {event['what']} rows", event["done"], event["of"], "")
@@ -110,5 +129,13 @@ class Display:
     def _show_writing(self, event: dict[str, Any]) -> None:
         self._bar(f"writing {event['what']}", event["done"], event["of"], "")
 
+    def _show_searching(self, event: dict[str, Any]) -> None:
+        self._bar(f"trying {event['what']}", event["done"], event["of"], "")
+
     def _show_verifying(self, event: dict[str, Any]) -> None:
         self._say(f"verifying: reading the saved adapter into a fresh base, comparing {event['rows']} probe rows")
+
+
+def _metric(value: float) -> str:
+    """A likelihood's logarithm is no share."""
+    return percent(value) if 0 <= value <= 1 else f"{value:.3f}"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pefttune.cli.output import Json, out, print_json
+
+if TYPE_CHECKING:
+    from pefttune.recipe.schema import Base
 
 
 def list_recipes(as_json: Json = False) -> None:
@@ -28,16 +33,22 @@ def _first_comment(text: str) -> str:
 
 
 def explain(
-    key: Annotated[str | None, typer.Argument(help="A key such as training.learning_rate, or a section.")] = None,
+    key: Annotated[
+        str | None, typer.Argument(help="A key such as training.learning_rate, a section, or a recipe.")
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Tell its value in this recipe, and its origin.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Explain a recipe key: meaning, unit, default, and where its value in a recipe comes from."""
-    from pefttune.recipe import all_keys, read_recipe
+    """Explain a recipe key: meaning, unit, default, and where its value in a recipe comes from; or of a recipe, what it
+    leaves to rules, and why these choose what they choose."""
+    from pefttune.recipe import all_keys, read_recipe, shipped_recipes
     from pefttune.recipe import explain as look_up
 
+    if key is not None and (key in shipped_recipes() or key.endswith((".yaml", ".yml"))):
+        _explain_choices(key, as_json)
+        return
     loaded = read_recipe(recipe) if recipe else None
     if key is None:
         every = [look_up(each, loaded) for each in all_keys()]
@@ -68,3 +79,37 @@ def explain(
     for name, fact in facts.items():
         if fact:
             out.print(f"  {name:8} {fact}")
+
+
+def _explain_choices(recipe: str, as_json: bool) -> None:
+    from pefttune.recipe import choose, load_recipe, shape_of
+
+    loaded = load_recipe(recipe)
+    config = _config(loaded.base)
+    choices = choose(loaded, shape_of(config) if config else None)
+    if as_json:
+        print_json({"choices": [asdict(choice) for choice in choices]})
+        return
+    for choice in choices:
+        value = "chosen when it runs" if choice.value is None else choice.value
+        out.print(f"{choice.key}: {value}", style="bold")
+        out.print(f"  {choice.why}", soft_wrap=True)
+    if not choices:
+        out.print("the recipe leaves nothing to rules; pefttune explain --recipe shows all of its values")
+
+
+def _config(base: Base) -> dict[str, Any] | None:
+    """The `config.json` of the base, if that is on this machine."""
+    folder = Path(base.source).expanduser()
+    if not folder.is_dir():
+        from pefttune import bases
+
+        found = bases.local_folder(base.source, base.revision)
+        if found is None:
+            return None
+        folder = found
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a base that cannot be read is told when it is loaded
+        return None
+    return config if isinstance(config, dict) else None

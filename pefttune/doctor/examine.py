@@ -28,6 +28,7 @@ from pefttune.doctor.prompts import (
 from pefttune.doctor.repeats import check_repeats
 from pefttune.doctor.report import Part, Report
 from pefttune.recipe import Recipe
+from pefttune.recipe.adapters import VirtualTokens
 from pefttune.tasks import Encoder, Task, encoder_of
 
 WITHOUT_LIMIT = 1 << 30  # tokens
@@ -77,9 +78,10 @@ def examine(recipe: Recipe, task: Task, rows: Dataset) -> Report:
     case = Case(task, reader.tokenizer, encoder, by_part, examples)
     counts = {part: count_kinds(task, own) for part, own in by_part.items()}
     kinds = kinds_of(task, [count for count in counts.values() if count is not None])
+    virtual = recipe.adapter.num_virtual_tokens if isinstance(recipe.adapter, VirtualTokens) else 0
     findings = [
         *check(case),
-        *check_lengths(lengths, recipe.data, reader.positions),
+        *check_lengths(lengths, recipe.data, reader.positions, virtual),
         *_of_reading(rows),
     ]
     return Report(

@@ -73,12 +73,16 @@ def _is_cut(example: Example) -> bool:
     return example.truncated or example.answer_limit == "data.max_length"
 
 
-def check_lengths(lengths: Mapping[str, Lengths], data: schema.Data, positions: int | None) -> Iterator[Finding]:
-    """A limit that is beyond the base, and rows that are longer than the limit."""
+def check_lengths(
+    lengths: Mapping[str, Lengths], data: schema.Data, positions: int | None, virtual: int = 0
+) -> Iterator[Finding]:
+    """A limit that is beyond the base, where an adapter puts `virtual` tokens before each text, and rows that are
+    longer than the limit."""
     limit = data.max_length
-    if positions is not None and limit > positions:
+    if positions is not None and limit + virtual > positions:
         told = f"data.max_length is {limit:,} tokens, but the base has {positions:,} positions"
-        yield Finding("beyond-positions", "error", told, f"Set it to {positions} or less.")
+        told += f", of which adapter.num_virtual_tokens takes {virtual:,}" if virtual else ""
+        yield Finding("beyond-positions", "error", told, f"Set it to {positions - virtual} or less.")
     for part, of in lengths.items():
         if not of.cut_rows:
             continue

@@ -2,7 +2,7 @@
 
 from pefttune.evaluation.compare import Comparison, Difference, compare, interval, paired_difference
 from pefttune.evaluation.figure import draw
-from pefttune.evaluation.probe import largest_difference, take_probe, verify
+from pefttune.evaluation.probe import Verdict, largest_difference, replay, take_probe, verify
 from pefttune.evaluation.report import Findings, render_report
 from pefttune.evaluation.scoring import Scored, judge, score, watch
 
@@ -11,6 +11,7 @@ __all__ = [
     "Difference",
     "Findings",
     "Scored",
+    "Verdict",
     "compare",
     "draw",
     "interval",
@@ -18,6 +19,7 @@ __all__ = [
     "largest_difference",
     "paired_difference",
     "render_report",
+    "replay",
     "score",
     "take_probe",
     "verify",

@@ -20,7 +20,7 @@ def draw(
     comparison: Comparison,
     labels: Sequence[str],
 ) -> None:
-    """Write the figure as PNG."""
+    """Write the figure as PNG; without a learning curve where there are no steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -29,8 +29,10 @@ def draw(
     figure.suptitle(title, color=INK, fontweight="bold")
     matrices = {name: metrics for name, metrics in comparison.everybody.items() if "confusion" in metrics}
     shown = [*list(matrices)[:1], *list(matrices)[-1:]]
-    curve, *panels = figure.subplots(1, 1 + (len(shown) or 1), width_ratios=[1.5] + [1.0] * (len(shown) or 1))
-    _draw_curve(curve, steps, evaluations)
+    widths = [1.5] * bool(steps) + [1.0] * (len(shown) or 1)
+    panels = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])
+    if steps:
+        _draw_curve(panels.pop(0), steps, evaluations)
     if not shown:
         _draw_bars(panels[0], comparison)
     for axes, name, color in zip(panels, shown, (BASE, ADAPTER), strict=False):

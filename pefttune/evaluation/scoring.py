@@ -44,11 +44,11 @@ def score(
     """Predict `rows` by an adapter of the session and measure it; `encoded` are the rows' examples, if they are made
     already, `boundary` what the layers below the lowest adapted one make of them, if that is known. The result is
     called `name`, or as the adapter is."""
-    loaded = session[adapter]
+    purpose = session.purpose(adapter)
     if encoded is None:
-        encoded = [loaded.encoder(row) for row in rows]
+        encoded = [purpose.encoder(row) for row in rows]
     predictions = session.predictions(adapter, rows, encoded, progress, boundary)
-    return judge(name or adapter, loaded.task, rows, predictions)
+    return judge(name or adapter, purpose.task, rows, predictions)
 
 
 def watch(

@@ -1,10 +1,12 @@
 """The session: one resident base, many adapters."""
 
+from pefttune.inference.activations import input_spectra
 from pefttune.inference.features import POOLINGS, Features, extract
 from pefttune.inference.frozen import boundary_of
 from pefttune.inference.likelihoods import answer_log_likelihoods
 from pefttune.inference.loaded import Loaded
-from pefttune.inference.opening import load_base_of, open_session
+from pefttune.inference.opening import base_section_of, load_base_of, open_session
+from pefttune.inference.prompted import PromptedEncoder
 from pefttune.inference.sampling import Sampling
 from pefttune.inference.session import BASE_ITSELF, Session
 from pefttune.inference.views import View, views_of
@@ -14,12 +16,15 @@ __all__ = [
     "POOLINGS",
     "Features",
     "Loaded",
+    "PromptedEncoder",
     "Sampling",
     "Session",
     "View",
     "answer_log_likelihoods",
+    "base_section_of",
     "boundary_of",
     "extract",
+    "input_spectra",
     "load_base_of",
     "open_session",
     "views_of",

@@ -24,7 +24,7 @@ def outputs_of(model: Any, loaded: Loaded, batch: Batch) -> Tensor:
 
 def can_share(model: Any, loaded: Sequence[Loaded]) -> bool:
     """Whether these adapters can go through the base together, in a ragged batch."""
-    mix = all(one.adapter is None or one.adapter.mixes for one in loaded)
+    mix = all(adapter.mixes for one in loaded for adapter in one.acting)
     return mix and (all(one.head for one in loaded) or logits_are_linear(model))
 
 
@@ -32,7 +32,8 @@ def outputs_together(model: Any, loaded: Sequence[Loaded], batches: Sequence[Bat
     """As `outputs_of`, for a batch of each adapter, by one pass. Leaves none acting: the rows are this batch's."""
     ends = list(accumulate(batch.n_tokens for batch in batches))
     rows = [slice(end - batch.n_tokens, end) for end, batch in zip(ends, batches, strict=True)]
-    methods.activate(model, *(one.adapter for one in loaded), rows=rows)
+    acting = [(adapter, own) for one, own in zip(loaded, rows, strict=True) for adapter in one.acting]
+    methods.activate(model, *(adapter for adapter, _ in acting), rows=[own for _, own in acting])
     try:
         own = hidden_rows(model, join(batches)).split([len(batch.rows_N) for batch in batches])
     finally:

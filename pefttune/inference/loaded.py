@@ -27,6 +27,13 @@ class Loaded(Purpose):
 
     adapter: methods.Adapter | None = None
     head: Head | None = None
+    stacked: tuple[methods.Adapter, ...] = ()
+    """Of a stack: the adapters that act together, in this order, which are others' own."""
+
+    @property
+    def acting(self) -> tuple[methods.Adapter, ...]:
+        """What acts on the base when it is used."""
+        return self.stacked or (() if self.adapter is None else (self.adapter,))
 
     @property
     def nbytes(self) -> int:
@@ -35,14 +42,17 @@ class Loaded(Purpose):
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """All that is trained and saved, by the key it has in the adapter's file."""
-        own = self.adapter.parameters if self.adapter else {}
-        head = self.head.by_key() if self.head else {}
-        return own | {methods.FILE_PREFIX + key: parameter for key, parameter in head.items()}
+        """All that is trained, by the key it has in the adapter's file."""
+        return (self.adapter.parameters if self.adapter else {}) | self._of_head()
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all `parameters`, on the CPU."""
-        return methods.weights.copied(self.parameters)
+        """Copies of all that is saved, on the CPU."""
+        return methods.weights.copied({**(self.adapter.state() if self.adapter else {}), **self._of_head()})
+
+    def _of_head(self) -> dict[str, nn.Parameter]:
+        if self.adapter is None or self.head is None:
+            return {}
+        return {self.adapter.file_prefix + key: parameter for key, parameter in self.head.by_key().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over tensors that were checked against `parameters`."""

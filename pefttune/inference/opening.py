@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pefttune import bases, store
 from pefttune.errors import AdapterError
 from pefttune.inference.session import Session
-from pefttune.recipe import recipe_from_mapping
+from pefttune.recipe import recipe_from_mapping, schema
 
 
 def open_session(
@@ -40,19 +41,27 @@ def load_base_of(folder: Path, base_source: str | None = None) -> bases.Base:
     """A fresh base for the adapter saved in `folder`."""
     manifest = store.read_manifest(folder)
     section = recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}").base
+    section, origin = base_section_of(manifest, section, base_source)
+    return bases.load(section, origin=origin)
+
+
+def base_section_of(
+    manifest: dict[str, Any], section: schema.Base, base_source: str | None = None
+) -> tuple[schema.Base, str | None]:
+    """Where the base of a stored adapter lies on this machine, as a recipe says it, and where it came from, if that is
+    pinned; `section` is its recipe's. Raises AdapterError where that is not known."""
     told = manifest["base"]
     # The dtype it was trained in: measured anew, a busy machine may prefer another, and answers would change.
     dtype = "float32" if told["dtype"] == "float16" and not torch.cuda.is_available() else told["dtype"]
     section = section.model_copy(update={"dtype": dtype})
     if base_source is not None:
-        return bases.load(section.model_copy(update={"source": base_source, "revision": None}))
+        return section.model_copy(update={"source": base_source, "revision": None}), None
     if told["hub_id"] is not None:
-        pinned = section.model_copy(update={"revision": told["revision"]})
-        return bases.load(pinned, origin=told["origin"])
+        return section.model_copy(update={"revision": told["revision"]}), told["origin"]
     known = bases.find_known(bases.Fingerprint(**told["fingerprint"]).digest)
     if known is None:
         raise AdapterError(
             f"{manifest['name']} was trained on {told['origin']!r}, a private base that this machine has not seen; "
             "say where it lies with --base FOLDER"
         )
-    return bases.load(section.model_copy(update={"source": known}))
+    return section.model_copy(update={"source": known}), None

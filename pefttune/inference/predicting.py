@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice, repeat
+from itertools import cycle, islice, repeat
 from typing import TYPE_CHECKING
 
 from pefttune import tasks
 from pefttune.batching import Boundary, Outputs
 from pefttune.data import Row
-from pefttune.errors import DataError
+from pefttune.errors import AdapterError, DataError
 from pefttune.inference.rows import AnyRow, as_row
 
 if TYPE_CHECKING:
     from pefttune.inference.session import Session
 
 ROWS_AT_ONCE = 512
+SEVERAL = "predict() and parallel() take several texts: give a list, [text], also for one"
 
 
 def predict(session: Session, rows: Iterable[AnyRow], adapter: str | Sequence[str]) -> Iterator[tasks.Prediction]:
     """A prediction for each row, in order, by `adapter`, one for all or one for each. Raises DataError and
     AdapterError for what is wrong at once."""
     if isinstance(rows, str):
-        raise DataError("predict() takes several texts: give a list, [text], also for one")
+        raise DataError(SEVERAL)
     whose = [adapter] if isinstance(adapter, str) else list(adapter)
     for name in dict.fromkeys(whose):
         session.purpose(name)
-    return _in_chunks(session, rows, repeat(adapter) if isinstance(adapter, str) else iter(whose))
+    names = repeat(adapter) if isinstance(adapter, str) else iter(whose)
+    return _in_chunks(session, enumerate(rows, start=1), names)
 
 
-def _in_chunks(session: Session, rows: Iterable[AnyRow], names: Iterator[str]) -> Iterator[tasks.Prediction]:
-    numbered = enumerate(rows, start=1)
+def parallel(
+    session: Session, rows: Iterable[AnyRow], adapters: Sequence[str]
+) -> Iterator[dict[str, tasks.Prediction]]:
+    """For each row, in order, the prediction of every one of the adapters, by name. Raises as `predict` does."""
+    if isinstance(rows, str):
+        raise DataError(SEVERAL)
+    if isinstance(adapters, str) or not adapters:
+        raise AdapterError("parallel() takes several adapters: give a list of names")
+    for name in adapters:
+        session.purpose(name)
+    each = ((number, row) for number, row in enumerate(rows, start=1) for _ in adapters)
+    predicted = _in_chunks(session, each, cycle(adapters))
+    return (dict(zip(adapters, own, strict=True)) for own in zip(*[predicted] * len(adapters), strict=True))
+
+
+def _in_chunks(
+    session: Session, numbered: Iterator[tuple[int, AnyRow]], names: Iterator[str]
+) -> Iterator[tasks.Prediction]:
     while chunk := list(islice(numbered, ROWS_AT_ONCE)):
         whose = list(islice(names, len(chunk)))
         if len(whose) < len(chunk):

@@ -51,9 +51,9 @@ def attach_again(session: Session, source: Source) -> Loaded:
 def attach_saved(session: Session, saved: Saved) -> Loaded:
     """A saved adapter on the session's base, not yet in the session; if its weights do not fit, it is taken off."""
     task = tasks.get(saved.recipe.task).with_labels(saved.manifest["labels"])
-    loaded = session.attach(task, saved.recipe.adapter, saved.recipe.data.max_length)
+    loaded = session.attach(task, saved.recipe.adapter.stored(), saved.recipe.data.max_length)
     try:
-        loaded.load_state(methods.weights.read(saved.source.folder, loaded.parameters))
+        loaded.load_state(methods.weights.read(saved.source.folder, loaded.parameters, saved.source.sha256))
     except BaseException:
         if loaded.adapter is not None:
             methods.detach(session.base.model, loaded.adapter)

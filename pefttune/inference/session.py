@@ -13,16 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-from pefttune import bases, methods, tasks
+from pefttune import bases, methods, store, tasks
 from pefttune.batching import Batch, Boundary, Outputs, is_causal, prepare
 from pefttune.data import Example, Row
 from pefttune.errors import AdapterError
-from pefttune.inference import predicting, scoring
+from pefttune.inference import composing, predicting, scoring
 from pefttune.inference.collating import Collator
 from pefttune.inference.forward import can_share, outputs_of, outputs_together
 from pefttune.inference.generation import can_write
 from pefttune.inference.lengths import check_length, tokens_at_once
 from pefttune.inference.loaded import Loaded, Purpose
+from pefttune.inference.prompted import PromptedEncoder
 from pefttune.inference.rows import AnyRow, as_row
 from pefttune.inference.sampling import Sampling
 from pefttune.inference.saved import attach_again, attach_saved, read_saved
@@ -92,6 +93,19 @@ class Session:
             raise AdapterError(f"the base of {name!r} cannot be asked to do {task.name} without an adapter")
         return self.add(BASE_ITSELF + name, Loaded(asked, self.encoder(asked, max_length), max_length))
 
+    def stack(self, name: str, adapters: Sequence[str]) -> Loaded:
+        """Put adapters of the session that act together, in this order, into it under a free name, for the task and
+        with the head of the last: LoRA's updates are added up. They stay for themselves, too. Raises AdapterError."""
+        with self._lock:
+            return self._shelf.add(name, composing.stack(self, adapters), parts=adapters)
+
+    def average(self, name: str, adapters: Sequence[str], weights: Sequence[float] | None = None) -> None:
+        """Put an ensemble of adapters of the session into it under a free name, for `predict`, `predictions` and
+        `scores`: the mean of the probabilities that each gives, or of the numbers, with these weights or equal ones.
+        Raises AdapterError."""
+        with self._lock:
+            self._shelf.add_average(name, composing.average(self, adapters, weights), adapters)
+
     def load(self, folder: Path | str, name: str | None = None) -> Loaded:
         """Attach the adapter saved in `folder`, under `name` or its own.
 
@@ -99,6 +113,7 @@ class Session:
         fit, it is taken off again. The same weights under the same name again are no news. Raises AdapterError, also
         for other weights under a name that is taken.
         """
+        hold = store.Hold(Path(folder))  # before it is read: nobody is to remove it meanwhile
         saved = read_saved(Path(folder), self.base)
         with self._lock:
             name = name or saved.manifest["name"]
@@ -106,7 +121,7 @@ class Session:
                 return self[name]
             self._shelf.check_free(name)
             self._shelf.make_room(saved.source.nbytes)
-            return self._shelf.add(name, attach_saved(self, saved), saved.source)
+            return self._shelf.add(name, attach_saved(self, saved), saved.source, hold)
 
     def load_in_background(self, folder: Path | str, name: str | None = None) -> Future[Loaded]:
         """As `load`, on another thread, beside predictions: files are hashed meanwhile, and only what is attached waits
@@ -117,7 +132,11 @@ class Session:
         """A new, frozen adapter by the recipe's `adapter` section, with the task's encoder and head, not yet in the
         session. Raises BaseError or DataError when task, method and base do not fit together."""
         encoder = self.encoder(task, max_length)
-        adapter = methods.attach(self.base.model, config)
+        adapter = methods.attach(self.base.model, config, self.base.tokenizer)
+        if adapter.virtual_ids:
+            taken = max_length + len(adapter.virtual_ids)
+            self.check_length(taken, "data.max_length with adapter.num_virtual_tokens")
+            encoder = PromptedEncoder(encoder, adapter.virtual_ids)
         loaded = Loaded(task, encoder, max_length, adapter, task.new_head(self.base.model, causal=self.causal))
         loaded.train(False)
         return loaded
@@ -144,7 +163,7 @@ class Session:
         """Make `name` the adapter that acts, until another one is used."""
         with self._lock:
             loaded = self[name]
-            methods.activate(self.base.model, loaded.adapter)
+            methods.activate(self.base.model, *loaded.acting)
             self._active = name
             return loaded
 
@@ -171,6 +190,11 @@ class Session:
         if whose is None:
             raise AdapterError(f"no adapter is in use; call use() with one of {', '.join(self.names) or 'none'}")
         return predicting.predict(self, rows, whose)
+
+    def parallel(self, rows: Iterable[AnyRow], adapters: Sequence[str]) -> Iterator[dict[str, tasks.Prediction]]:
+        """For each row what every one of the adapters says of it, by name, in shared passes; rows are streamed, and
+        must have the columns of all tasks. Otherwise as `predict`."""
+        return predicting.parallel(self, rows, adapters)
 
     def predictions(
         self,
@@ -215,11 +239,13 @@ class Session:
     ) -> list[Tensor]:
         """What the task's `scores` are for each example, on the CPU, by the adapter `name`. Leaves it in use.
         `progress` is told how many examples are done. `boundary` is that of the examples, where it is known."""
+        if isinstance(self.purpose(name), composing.Average):
+            return self.mixed_scores([(name, example) for example in examples])
         return scoring.scores(self, name, examples, progress, boundary)
 
     def mixed_scores(self, asked: Sequence[tuple[str, Example]]) -> list[Tensor]:
         """As `scores`, for examples that each name their adapter: those of several share passes through the base."""
-        return scoring.mixed_scores(self, asked)
+        return composing.mixed_scores(self, asked)
 
     def hidden_states(self, examples: Sequence[Example]) -> list[Tensor]:
         """Last hidden states (marks, D) of each example's marks, float32 on the CPU, by the base, then in use."""

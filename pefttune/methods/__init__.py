@@ -1,36 +1,58 @@
-"""Methods of adapting a frozen base, and the files of adapters. A new method is one file and one line of `METHODS`."""
+"""Methods of adapting a frozen base, and the files of adapters. A new method is one file and one line of
+`METHODS`, or a package of its own."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from pefttune.methods import weights
+from pefttune.methods import others, placed, weights
+from pefttune.methods.adalora import AdaLoraAdapter
+from pefttune.methods.bottleneck import BottleneckAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
-from pefttune.methods.lora import LoraAdapter, tables_nbytes
+from pefttune.methods.lora import LoraAdapter, lora_targets, tables_nbytes
+from pefttune.methods.merging import Merged, merge
 from pefttune.methods.places import FILE_PREFIX
+from pefttune.methods.prefix import PrefixTuned
+from pefttune.methods.prompts import PromptTuned, PTuned
 from pefttune.methods.protocol import Adapter
+from pefttune.methods.ranks import full_ranks, most_ranks, spend
+from pefttune.methods.spectrum import Sketch, Spectrum
+from pefttune.methods.tokens import TrainableTokens
 
-METHODS: dict[str, type[HeadAlone | LoraAdapter | InjectedAdapter]] = {
+METHODS: dict[str, type[Any]] = {
     "head": HeadAlone,
     "lora": LoraAdapter,
+    "bottleneck": BottleneckAdapter,
     **dict.fromkeys(CONFIGS, InjectedAdapter),
+    "adalora": AdaLoraAdapter,
+    "prompt_tuning": PromptTuned,
+    "p_tuning": PTuned,
+    "prefix_tuning": PrefixTuned,
+    "trainable_tokens": TrainableTokens,
 }
+OF_WORDS = (PromptTuned, TrainableTokens)
+"""Those that are told the base's tokenizer as well."""
 
 
-def attach(model: Any, config: Any) -> Adapter:
+def attach(model: Any, config: Any, tokenizer: Any = None) -> Adapter:
     """Attach a new, frozen adapter of `config.method` to `model`, in place, and let none act. The model's outputs do
-    not change yet.
+    not change yet. `tokenizer` is the base's, which methods that speak of words ask.
 
     Raises BaseError when the method cannot be attached to this base.
     """
     activate(model)
-    return METHODS[config.method](model, config)
+    if config.method not in METHODS:
+        METHODS[config.method] = others.class_of(config)
+    kind = METHODS[config.method]
+    adapter: Adapter = kind(model, config, tokenizer) if kind in OF_WORDS else kind(model, config)
+    return adapter
 
 
 def activate(model: Any, *adapters: Adapter | None, rows: Sequence[slice] = ()) -> None:
     """Let one adapter act in the model's forward, or none: then it is the base itself. Several act each on its own
     `rows` of the batch."""
-    for kind in (InjectedAdapter, LoraAdapter):
+    placed.put_back(model)
+    for kind in dict.fromkeys(METHODS.values()):
         kind.deactivate(model)
     for adapter, own in zip(adapters, rows or [slice(None)] * len(adapters), strict=True):
         if adapter is not None:
@@ -43,4 +65,22 @@ def detach(model: Any, adapter: Adapter) -> None:
     adapter.detach()
 
 
-__all__ = ["FILE_PREFIX", "METHODS", "Adapter", "activate", "attach", "detach", "tables_nbytes", "weights"]
+__all__ = [
+    "FILE_PREFIX",
+    "METHODS",
+    "Adapter",
+    "LoraAdapter",
+    "Merged",
+    "Sketch",
+    "Spectrum",
+    "activate",
+    "attach",
+    "detach",
+    "full_ranks",
+    "lora_targets",
+    "merge",
+    "most_ranks",
+    "spend",
+    "tables_nbytes",
+    "weights",
+]

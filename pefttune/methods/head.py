@@ -11,24 +11,33 @@ from peft import LoraConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
+from pefttune.methods.protocol import Adapter
 from pefttune.recipe.adapters import Head
 
 
-class HeadAlone:
-    """The adapter that changes nothing in the base. See `pefttune.methods.protocol.Adapter`."""
+class HeadAlone(Adapter):
+    """The adapter that changes nothing in the base."""
 
-    parameters: dict[str, nn.Parameter]
     first_layer: None = None
     mixes = True
 
     def __init__(self, model: Any, config: Head) -> None:
-        self.parameters = {}
+        """Nothing is attached."""
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """None."""
+        return {}
 
     def train(self, mode: bool) -> None:
         """Nothing of it learns."""
 
     def activate(self, rows: slice = slice(None)) -> None:
         """Leave the base as it is on these rows."""
+
+    @staticmethod
+    def deactivate(model: nn.Module) -> None:
+        """Nothing of it acts."""
 
     def config(self) -> dict[str, Any]:
         """A LoRA on no layer, as PEFT writes it."""

@@ -11,33 +11,40 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import peft
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_FEEDFORWARD
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
 from torch import nn
 
 from pefttune.errors import BaseError
+from pefttune.methods import placed
 from pefttune.methods.lora_layer import LoraLinear
-from pefttune.methods.places import FILE_PREFIX, POOLER, layer_of, layers_of, linear_modules, path_in_class, targets_of
+from pefttune.methods.places import (
+    FILE_PREFIX,
+    POOLER,
+    check_rank,
+    layer_of,
+    layers_of,
+    linear_modules,
+    path_in_class,
+    targets_of,
+)
+from pefttune.methods.protocol import Adapter
 from pefttune.recipe import adapters as sections
 
 _names = itertools.count()
-# What the layers that act stand in the places of.
-_displaced: WeakKeyDictionary[nn.Module, dict[str, nn.Module]] = WeakKeyDictionary()
 
 
-class InjectedAdapter:
-    """One adapter of a method that PEFT has, frozen until `train(True)`; its weights are float32 masters. See
-    `pefttune.methods.protocol.Adapter`."""
+class InjectedAdapter(Adapter):
+    """One adapter of a method that PEFT has, frozen until `train(True)`; its weights are float32 masters."""
 
     mixes = False
 
     def __init__(self, model: Any, config: Any) -> None:
         """On a model where no adapter acts. Raises BaseError when the method cannot be attached to it."""
-        self._model, self._name = model, f"slot{next(_names)}"
+        self._model, self._section, self._name = model, config, f"slot{next(_names)}"
         self._places = PLACES[config.method](model, config)
         if not self._places:
             raise BaseError("adapter: no module is both in target_modules and in the layers asked for")
@@ -81,7 +88,7 @@ class InjectedAdapter:
             f"{prefix}{name}.{key.replace(f'.{self._name}', '')}": parameter
             for name, layer in self._layers.items()
             for key, parameter in layer.named_parameters()
-            if f".{self._name}" in key
+            if key.startswith(PEFT_TYPE_TO_PREFIX_MAPPING[self._config.peft_type])
         }
 
     @property
@@ -101,16 +108,8 @@ class InjectedAdapter:
     def activate(self, rows: slice = slice(None)) -> None:
         """Act on all rows; of a batch that others share it cannot have a part."""
         assert rows == slice(None)
-        displaced = _displaced.setdefault(self._model, {})
         for name, layer in self._layers.items():
-            displaced[name] = self._model.get_submodule(name)
-            self._model.set_submodule(name, layer)
-
-    @staticmethod
-    def deactivate(model: nn.Module) -> None:
-        """Put back what stood where the acting adapter's layers are."""
-        for name, module in _displaced.pop(model, {}).items():
-            model.set_submodule(name, module)
+            placed.put(self._model, name, layer)
 
     def config(self) -> dict[str, Any]:
         """PEFT's own configuration, with the targets as names."""
@@ -178,12 +177,27 @@ def _feedforward(model: Any, config: sections.Ia3, places: list[str]) -> list[st
 
 
 def _dora(model: Any, config: sections.Dora, places: list[str]) -> peft.PeftConfig:
+    _check_ranks(model, places, config.rank)
     return peft.LoraConfig(
-        r=config.r,
-        lora_alpha=2 * config.r if config.lora_alpha is None else config.lora_alpha,
+        r=config.rank,
+        lora_alpha=config.alpha,
         lora_dropout=config.lora_dropout,
         use_rslora=config.use_rslora,
         use_dora=True,
+        target_modules=places,
+    )
+
+
+def _adalora(model: Any, config: sections.AdaLora, places: list[str]) -> peft.PeftConfig:
+    _check_ranks(model, places, config.init_r, "init_r")
+    return peft.AdaLoraConfig(
+        init_r=config.init_r,
+        target_r=config.target_r,
+        lora_alpha=2 * config.init_r if config.lora_alpha is None else config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        deltaT=config.deltaT,
+        orth_reg_weight=config.orth_reg_weight,
+        total_step=1,  # not known yet
         target_modules=places,
     )
 
@@ -215,6 +229,12 @@ def _ln_tuning(model: Any, config: sections.LayerNorms, places: list[str]) -> pe
     return peft.LNTuningConfig(target_modules=places)
 
 
+def _check_ranks(model: Any, places: list[str], r: int, key: str = "r") -> None:
+    linears = linear_modules(model)
+    for name in places:
+        check_rank(name, linears[name], r, key)
+
+
 def _divides(model: Any, places: list[str], key: str, size: int) -> None:
     """Raise BaseError where blocks of that size do not fit; PEFT would take another size and say so by a warning."""
     for name in places:
@@ -226,6 +246,7 @@ def _divides(model: Any, places: list[str], key: str, size: int) -> None:
 Places = Callable[[Any, Any], list[str]]
 PLACES: dict[str, Places] = {
     "dora": _linear,
+    "adalora": _linear,
     "ia3": _scaled,
     "oft": _linear,
     "boft": _linear,
@@ -235,6 +256,7 @@ PLACES: dict[str, Places] = {
 }
 CONFIGS: dict[str, Callable[[Any, Any, list[str]], peft.PeftConfig]] = {
     "dora": _dora,
+    "adalora": _adalora,
     "ia3": _ia3,
     "oft": _oft,
     "boft": _boft,

@@ -8,67 +8,106 @@ dtype of the base, and several may act in one pass, each on its own rows.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
-from torch import nn
+from torch import Tensor, nn, no_grad
 
 from pefttune.errors import BaseError
+from pefttune.methods.initial import INITIAL
 from pefttune.methods.lora_layer import Acting, LoraLinear
-from pefttune.methods.places import FILE_PREFIX, POOLER, layer_of, layers_of, linear_modules, path_in_class, targets_of
-from pefttune.recipe.adapters import Lora
+from pefttune.methods.places import (
+    FILE_PREFIX,
+    POOLER,
+    check_rank,
+    layer_of,
+    layers_of,
+    linear_modules,
+    path_in_class,
+    targets_of,
+)
+from pefttune.methods.protocol import Adapter
+from pefttune.recipe.adapters import Lora, LowRank
+
+T = TypeVar("T", bound=Tensor)
 
 _slots = itertools.count()
 _acting: WeakKeyDictionary[nn.Module, list[Acting]] = WeakKeyDictionary()
 
 
-class LoraAdapter:
-    """One LoRA adapter on a model, frozen until `train(True)`; its weights are float32 masters."""
+class LoraAdapter(Adapter):
+    """One LoRA adapter on a model, frozen until `train(True)`; its weights are float32 masters.
+
+    Initial values that change what the model computes are taken back by a frozen half (`LoraLinear.add`), where PEFT
+    changes the base; what is saved is a LoRA of twice the rank, the one that PEFT converts such an adapter to.
+    """
 
     mixes = True
 
     def __init__(self, model: Any, config: Lora) -> None:
         self._slot = f"slot{next(_slots)}"
         self._model = model
-        linears = linear_modules(model)
-        self._config = LoraConfig(
-            r=config.r,
-            lora_alpha=2 * config.r if config.lora_alpha is None else config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            target_modules=targets_of(model, linears, config.target_modules),
-            layers_to_transform=layers_of(model, config.layers),
-            use_rslora=config.use_rslora,
-            exclude_modules=[name for name, _ in model.named_modules() if name.startswith(f"{POOLER}.")] or None,
-        )
-        scale = self._config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
-        acting = _acting.setdefault(model, [])
+        self._lr_ratio = config.loraplus_lr_ratio
+        linears, stored = lora_targets(model, config), config.stored()
+        times = stored.rank // config.rank
+        ranks = _ranks(linears, config, times)
+        self._config = _peft_config(model, stored, {name: times * r for name, r in ranks.items()})
+        acting, initial = _acting.setdefault(model, []), INITIAL[config.init_lora_weights]
         self._layers: dict[str, LoraLinear] = {}
-        for name, linear in linears.items():
-            # By the path PEFT will see, for a layer's number is looked for behind two names.
-            if check_target_module_exists(self._config, path_in_class(model) + name):
-                self._layers[name] = layer = _wrapped(model, name, linear, acting)
-                layer.add(self._slot, config.r, scale, config.lora_dropout)
-        if not self._layers:
-            raise BaseError("adapter: no linear layer is both in target_modules and in the layers asked for")
+        for name, r in ranks.items():
+            if r:
+                alpha, whole = _alpha(stored, times * r), times * r
+                scale = alpha / (math.sqrt(whole) if config.use_rslora else whole)
+                a_rI, b_Or = initial(linears[name], r, scale, model.dtype)
+                self._layers[name] = layer = _wrapped(model, name, linears[name], acting)
+                layer.add(self._slot, a_rI, b_Or, scale, config.lora_dropout, taken_back=times > 1)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters by file key."""
+        return self._by_key(lambda layer: (layer.lora_A[self._slot], layer.lora_B[self._slot]))
+
+    def state(self) -> dict[str, Tensor]:
+        """Its parameters with the frozen half of each, if there is one, by file key."""
+        return self._by_key(lambda layer: layer.low_rank(self._slot))
+
+    def _by_key(self, low_rank: Callable[[LoraLinear], tuple[T, T]]) -> dict[str, T]:
         prefix = FILE_PREFIX + path_in_class(self._model)
         return {
-            f"{prefix}{name}.lora_{half}.weight": weights[self._slot]
+            f"{prefix}{name}.lora_{half}.weight": weight
             for name, layer in self._layers.items()
-            for half, weights in (("A", layer.lora_A), ("B", layer.lora_B))
+            for half, weight in zip("AB", low_rank(layer), strict=True)
         }
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """B learns so many times as fast as A (LoRA+)."""
+        return {key: self._lr_ratio for key in self.parameters if key.endswith(".lora_B.weight")}
+
+    @property
+    def updates(self) -> dict[str, tuple[Tensor, Tensor, float]]:
+        """A, B and the factor of their product, by the layer they are added to, as its file keys begin."""
+        prefix = FILE_PREFIX + path_in_class(self._model)
+        return {prefix + name: layer.update(self._slot) for name, layer in self._layers.items()}
 
     @property
     def first_layer(self) -> int:
         """The lowest of the base's layers that it changes; 0 also where that is not known."""
         return min(layer_of(name) for name in self._layers)
+
+    @no_grad()
+    def lead(self, components: Mapping[str, Tensor]) -> None:
+        """Let the A of these modules begin with their components (r or more, I), the first first."""
+        for name, component_kI in components.items():
+            if name in self._layers:
+                a_rI = self._layers[name].lora_A[self._slot]
+                a_rI.copy_(component_kI[: len(a_rI)])
 
     def train(self, mode: bool) -> None:
         """Let its parameters learn and its dropout drop, or neither."""
@@ -104,9 +143,60 @@ class LoraAdapter:
                 self._model.set_submodule(name, layer.base_layer)
 
 
+def lora_targets(model: Any, config: LowRank) -> dict[str, nn.Linear]:
+    """The linear layers that LoRA is to adapt, by path. Raises BaseError when there is none."""
+    # By the path PEFT will see, for a layer's number is looked for behind two names.
+    prefix, wanted = path_in_class(model), _peft_config(model, config, {})
+    linears = linear_modules(model)
+    found = {name: linear for name, linear in linears.items() if check_target_module_exists(wanted, prefix + name)}
+    if not found:
+        raise BaseError("adapter: no linear layer is both in target_modules and in the layers asked for")
+    return found
+
+
 def tables_nbytes(model: Any) -> int:
     """Memory that the adapters on the model need when several act at once, besides their own."""
     return sum(layer.tables_nbytes(model.dtype) for layer in model.modules() if isinstance(layer, LoraLinear))
+
+
+def _ranks(linears: Mapping[str, nn.Linear], config: Lora, times: int) -> dict[str, int]:
+    """The rank of each of the layers, 0 for those to leave alone. Raises BaseError for one that cannot be, so many
+    times."""
+    for name in sorted(config.rank_pattern.keys() - linears.keys()):
+        close = difflib.get_close_matches(name, linears, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the first of them is {next(iter(linears))!r}"
+        raise BaseError(f"adapter.rank_pattern: {name!r} is none of the {len(linears)} modules to adapt; {hint}")
+    ranks = {name: config.rank_pattern.get(name, config.rank) for name in linears}
+    if not any(ranks.values()):
+        raise BaseError("adapter.rank_pattern: every rank is 0, so that nothing is left to train; raise one")
+    for name, r in ranks.items():
+        check_rank(name, linears[name], r, "rank_pattern" if name in config.rank_pattern else "r", times)
+    return ranks
+
+
+def _alpha(config: LowRank, r: int) -> float:
+    """The `lora_alpha` that gives a module of rank `r` the scale of one of `config.rank`."""
+    if r == config.rank:
+        return config.alpha
+    return config.alpha * (math.sqrt(r / config.rank) if config.use_rslora else r / config.rank)
+
+
+def _peft_config(model: Any, config: LowRank, ranks: Mapping[str, int]) -> LoraConfig:
+    prefix = path_in_class(model)
+    others = {prefix + name: r for name, r in ranks.items() if r not in (0, config.rank)}
+    left_alone = [prefix + name for name, r in ranks.items() if not r]
+    left_alone += [name for name, _ in model.named_modules() if name.startswith(f"{POOLER}.")]
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=_alpha(config, config.rank),
+        lora_dropout=config.lora_dropout,
+        target_modules=targets_of(model, linear_modules(model), config.target_modules),
+        layers_to_transform=layers_of(model, config.layers),
+        use_rslora=config.use_rslora,
+        rank_pattern=others,
+        alpha_pattern={name: _alpha(config, r) for name, r in others.items()},
+        exclude_modules=left_alone or None,
+    )
 
 
 def _wrapped(model: nn.Module, name: str, linear: nn.Linear, acting: list[Acting]) -> LoraLinear:

@@ -3,7 +3,6 @@ of input and output, r the rank."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +34,7 @@ class LoraLinear(nn.Module):
         self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
         self.lora_dropout = nn.ModuleDict()
         self._scale: dict[str, float] = {}
+        self._start: dict[str, tuple[Tensor, Tensor]] = {}
         self._acting = acting
         self._tables: Tables | None = None
 
@@ -43,19 +43,36 @@ class LoraLinear(nn.Module):
         """The frozen weight, which some architectures ask for its dtype."""
         return self.base_layer.weight
 
-    def add(self, slot: str, r: int, scale: float, dropout: float) -> None:
-        """A new update in `slot`, frozen, in eval mode, without effect: B is zero."""
-        base, device = self.base_layer, self.base_layer.weight.device
-        a = nn.init.kaiming_uniform_(torch.empty(r, base.in_features, device=device), a=math.sqrt(5))
-        self.lora_A[slot] = nn.Parameter(a, requires_grad=False)
-        self.lora_B[slot] = nn.Parameter(torch.zeros(base.out_features, r, device=device), requires_grad=False)
+    def add(
+        self, slot: str, a_rI: Tensor, b_Or: Tensor, scale: float, dropout: float, *, taken_back: bool = False
+    ) -> None:
+        """A new update in `slot`, frozen, in eval mode. If it is `taken_back`, what it does at first is subtracted by a
+        frozen half of the same rank, so that it begins without effect also where B is not zero."""
+        self.lora_A[slot] = nn.Parameter(a_rI, requires_grad=False)
+        self.lora_B[slot] = nn.Parameter(b_Or, requires_grad=False)
         self.lora_dropout[slot] = nn.Dropout(dropout).eval()
         self._scale[slot] = scale
+        if taken_back:
+            self._start[slot] = (a_rI.clone(), -b_Or)
+
+    def update(self, slot: str) -> tuple[Tensor, Tensor, float]:
+        """A, B and scale of the update in `slot`."""
+        return *self.low_rank(slot), self._scale[slot]
 
     def remove(self, slot: str) -> None:
         """Forget the update in `slot`."""
         del self.lora_A[slot], self.lora_B[slot], self.lora_dropout[slot], self._scale[slot]
+        self._start.pop(slot, None)
         self._tables = None
+
+    def low_rank(self, slot: str) -> tuple[Tensor, Tensor]:
+        """A and B as they act: behind those that learn the frozen half, if there is one. In one product with them, what
+        is to cancel out does so before anything is rounded."""
+        a, b = self.lora_A[slot], self.lora_B[slot]
+        if slot not in self._start:
+            return a, b
+        start_a, start_b = self._start[slot]
+        return torch.cat([a, start_a]), torch.cat([b, start_b], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """The base's output plus, on each acting adapter's rows, `scale · B · A · dropout(x)`."""
@@ -63,7 +80,7 @@ class LoraLinear(nn.Module):
         if not here:
             output: Tensor = self.base_layer(x)
             return output
-        weights = [weight for one in here for weight in (self.lora_A[one.slot], self.lora_B[one.slot])]
+        weights = [weight for one in here for weight in self.low_rank(one.slot)]
         updates = [(one.rows, self._scale[one.slot]) for one in here]
         base, rows = self.base_layer, x.flatten(0, -2)
         if torch.is_grad_enabled():
@@ -84,7 +101,7 @@ class LoraLinear(nn.Module):
         state = (dtype, *((slot, a._version, self.lora_B[slot]._version) for slot, a in self.lora_A.items()))
         if self._tables is None or self._tables.state != state:
             self._tables = None  # before there are others, for their memory
-            weights = {slot: (a, self.lora_B[slot], self._scale[slot]) for slot, a in self.lora_A.items()}
+            weights = {slot: (*self.low_rank(slot), scale) for slot, scale in self._scale.items()}
             self._tables = Tables.of(weights, dtype, state)
         return self._tables
 
@@ -92,7 +109,7 @@ class LoraLinear(nn.Module):
         """Memory of the tables of all updates here, once several adapters act at once."""
         if len(self.lora_A) < WORTH_STACKING:
             return 0
-        r = max(len(a) for a in self.lora_A.values())
+        r = max(len(a) * (2 if slot in self._start else 1) for slot, a in self.lora_A.items())
         return len(self.lora_A) * r * (self.base_layer.in_features + self.base_layer.out_features) * dtype.itemsize
 
     def _drops(self, acting: Acting) -> bool:

@@ -22,6 +22,21 @@ def path_in_class(model: Any) -> str:
     return f"{model.base_model_prefix}." if alone else ""
 
 
+def embedding_path(model: Any) -> str:
+    """The path of the table that a text's tokens are looked up in; of an encoder-decoder, that of its encoder."""
+    reader = model.get_encoder() if model.config.is_encoder_decoder else model
+    table = reader.get_input_embeddings()
+    # An encoder-decoder may have one table in several places.
+    paths = (path_of(model, reader), path_of(reader, table))
+    return ".".join(path for path in paths if path)
+
+
+def path_of(model: nn.Module, wanted: nn.Module) -> str:
+    """The path of a module of the model; its first one, if it is in several places."""
+    path: str = next(name for name, module in model.named_modules() if module is wanted)
+    return path
+
+
 def linear_modules(model: Any) -> dict[str, nn.Linear]:
     """The linear layers of the base by path, without its output layer and pooler. (bitsandbytes' layers are nn.Linear
     too.)"""
@@ -48,6 +63,18 @@ def targets_of(model: Any, linears: Mapping[str, nn.Linear], wanted: str | Seque
                 f"adapter.target_modules: the base has no linear module {target!r}{hint}; it has {', '.join(present)}"
             )
     return list(wanted)
+
+
+def check_rank(name: str, linear: nn.Linear, r: int, key: str = "r", times: int = 1) -> None:
+    """Raise BaseError when `times` the rank `r` is more than a weight of that layer can have."""
+    width = min(linear.in_features, linear.out_features)
+    if times * r > width:
+        twice = f", which makes a LoRA of rank {times * r} by these init_lora_weights," if times > 1 else ""
+        raise BaseError(
+            f"adapter.{key}: {r}{twice} is over the rank of {name}, whose {linear.in_features} inputs and "
+            f"{linear.out_features} outputs give {width} at most; take {width // times} or less, or name other "
+            "adapter.target_modules"
+        )
 
 
 def layer_of(name: str) -> int:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pefttune.errors import AdapterError
+from pefttune.methods.tensor_file import TensorFile, shown
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -49,30 +51,44 @@ def write(
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The adapter's tensors, exactly those of `expected` (key, shape), all finite.
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the adapter's tensors, by key, without reading them. Raises AdapterError."""
+    with _opened(folder) as file:
+        return {key: place.shape for key, place in file.places.items()}
+
+
+def read(folder: Path, expected: Mapping[str, Tensor], sha256: str | None = None) -> dict[str, Tensor]:
+    """The adapter's tensors in float32, exactly those of `expected` (key, shape), all finite.
 
     An extra key could overwrite the shared base, a missing one leaves a layer untrained: either is refused before
-    anything is touched. Raises AdapterError with every fault.
+    anything is allocated or touched. Raises AdapterError with every fault, also when the bytes that were read have not
+    the digest given.
     """
     path = folder / WEIGHTS
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (safe_open is not a mapping)
-            if faults := _faults(shapes, {key: tuple(tensor.shape) for key, tensor in expected.items()}):
-                raise AdapterError(f"{path} does not fit the adapter it is to fill:\n  " + "\n  ".join(faults))
-            state = {key: file.get_tensor(key) for key in shapes}
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}") from None
+    with _opened(folder) as file:
+        wanted = {key: tuple(tensor.shape) for key, tensor in expected.items()}
+        if faults := _faults({key: place.shape for key, place in file.places.items()}, wanted):
+            raise AdapterError(f"{path} does not fit the adapter it is to fill:\n  " + "\n  ".join(faults))
+        state = file.tensors(sha256)
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise AdapterError(f"{path}: {key} holds NaN or infinite values")
-    return state
+    return {key: tensor.float() for key, tensor in state.items()}
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[TensorFile]:
+    path = folder / WEIGHTS
+    try:
+        with path.open("rb") as opened:
+            yield TensorFile(path, opened)
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _faults(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
     return [
-        *(f"{key} is not a tensor of this adapter" for key in sorted(found.keys() - expected.keys())[:5]),
+        *(f"{shown(key)} is not a tensor of this adapter" for key in sorted(found.keys() - expected.keys())[:5]),
         *(f"{key} is missing" for key in sorted(expected.keys() - found.keys())[:5]),
         *(
             f"{key} has shape {list(found[key])}, but the base needs {list(expected[key])}"

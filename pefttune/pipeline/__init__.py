@@ -2,7 +2,29 @@
 
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.evaluating import evaluate
+from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
+from pefttune.pipeline.merging import Merge, merge
 from pefttune.pipeline.probing import Probed, probe
+from pefttune.pipeline.trying import Bench, Failed, Tried, check_comparable
+from pefttune.pipeline.verifying import Verification, verify
 
-__all__ = ["Probed", "Run", "evaluate", "probe", "read_data", "run", "run_together"]
+__all__ = [
+    "Bench",
+    "Failed",
+    "Merge",
+    "Probed",
+    "Run",
+    "Search",
+    "Tried",
+    "Verification",
+    "Way",
+    "check_comparable",
+    "evaluate",
+    "merge",
+    "probe",
+    "read_data",
+    "run",
+    "run_together",
+    "verify",
+]

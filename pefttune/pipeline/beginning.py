@@ -11,7 +11,9 @@ from pefttune import data, store, tasks
 from pefttune.data import Dataset
 from pefttune.data.storage import storage_errors
 from pefttune.errors import RecipeError
+from pefttune.pipeline.parents import Parent
 from pefttune.pipeline.telling import tell
+from pefttune.pipeline.warm_starting import parent_of
 from pefttune.recipe import Recipe, resolved_yaml
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ class Line:
     rows: Dataset
     run_folder: Path
     notify: Notify
+    parent: Parent | None = None
+    """The adapter that training begins with."""
 
     @property
     def name(self) -> str:
@@ -63,6 +67,7 @@ def read_data(recipe: Recipe) -> tuple[tasks.Task, Dataset]:
 
 def begin(recipe: Recipe, notify: Notify, *, named: bool) -> Line:
     """Data read and checked, the store tried, a run folder opened with the resolved recipe in it."""
+    parent = parent_of(recipe)
     task, rows = read_data(recipe)
     with store.staged(Path(recipe.output.store), recipe.output.name):
         pass  # a store that cannot be written to says so now, not when the training is over
@@ -79,4 +84,4 @@ def begin(recipe: Recipe, notify: Notify, *, named: bool) -> Line:
     if rows.kept_together:
         parts = ", ".join(f"{count:,} {part}" for part, count in rows.report.rows.items())
         tell(logged, f"rows with the same {' and '.join(rows.kept_together)} stay in one part: {parts}")
-    return Line(recipe, task, rows, run_folder, logged)
+    return Line(recipe, task, rows, run_folder, logged, parent)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pefttune import tasks
 from pefttune.data import Row
@@ -53,26 +54,40 @@ def score(
     from pefttune import evaluation
     from pefttune.inference import BASE_ITSELF
 
-    def scored(adapter: str, told: str, encoded: list[tasks.Encoded]) -> Scored:
-        if session[adapter].task.generation is None:
-            progress = counter(notify, "scoring", told, sum(map(len, encoded)))
-        else:
-            progress = counter(notify, "writing", told, len(encoded))
-        return evaluation.score(session, adapter, test, encoded, progress, name=told)
-
     task, others = session[name].task, []
     itself = f"{BASE_ITSELF}{recipe.output.name}"
     if itself in session.names:
         asked = [session[itself].encoder(row) for row in test]
         if session.collator.is_ragged(flat(asked)) is None:
             try_ragged(session, flat(asked), notify)
-        others.append(scored(itself, "base, zero-shot", asked))
-    encoded = encode(recipe, session[name].encoder, test, "test", notify)
-    if session.collator.is_ragged(flat(encoded)) is None:
-        try_ragged(session, flat(encoded), notify)
-    adapter = scored(name, "with adapter", encoded)
+        others.append(scored(session, itself, "base, zero-shot", test, asked, notify))
+    encoded = encoded_for(session, name, recipe, test, "test", notify)
+    adapter = scored(session, name, "with adapter", test, encoded, notify)
     baseline, predictions = task.baseline(train, test)
     return adapter, [*others, evaluation.judge(baseline, task, test, predictions)]
+
+
+def encoded_for(
+    session: Session, name: str, recipe: Recipe, rows: Sequence[Row], what: str, notify: Notify
+) -> list[tasks.Encoded]:
+    """The examples of each row for that adapter; whether their batches can be ragged is found out and told."""
+    encoded = encode(recipe, session.purpose(name).encoder, rows, what, notify)
+    if session.collator.is_ragged(flat(encoded)) is None:
+        try_ragged(session, flat(encoded), notify)
+    return encoded
+
+
+def scored(
+    session: Session, adapter: str, told: str, rows: Sequence[Row], encoded: list[tasks.Encoded], notify: Notify
+) -> Scored:
+    """An adapter of the session on these rows, `told` as who it is."""
+    from pefttune import evaluation
+
+    if session.purpose(adapter).task.generation is None:
+        progress = counter(notify, "scoring", told, sum(map(len, encoded)))
+    else:
+        progress = counter(notify, "writing", told, len(encoded))
+    return evaluation.score(session, adapter, rows, encoded, progress, name=told)
 
 
 def compare(task: tasks.Task, adapter: Scored, others: Sequence[Scored], recipe: Recipe, notify: Notify) -> Comparison:
@@ -91,13 +106,33 @@ def report(folder: Path, findings: Findings) -> None:
     """The comparison with its rows, the figure and the report, in the run folder. Raises StorageError."""
     from pefttune import evaluation
 
-    comparison, log = findings.comparison, findings.log
-    text = json.dumps(asdict(comparison), indent=1, ensure_ascii=False)
-    try:
-        (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
-        name, labels = findings.manifest["name"], findings.task.labels
-        evaluation.draw(folder / "figure.png", name, log.steps, log.evaluations, comparison, labels)
+    log = findings.log
+    illustrate(folder, findings.manifest["name"], findings.task, findings.comparison, log.steps, log.evaluations)
+    with _store_untouched(folder):
         (folder / REPORT).write_text(evaluation.render_report(findings), encoding="utf-8")
+
+
+def illustrate(
+    folder: Path,
+    name: str,
+    task: tasks.Task,
+    comparison: Comparison,
+    steps: Sequence[dict[str, float]] = (),
+    evaluations: Sequence[dict[str, Any]] = (),
+) -> None:
+    """The comparison with its rows and the figure, of a training if there were steps. Raises StorageError."""
+    from pefttune import evaluation
+
+    text = json.dumps(asdict(comparison), indent=1, ensure_ascii=False)
+    with _store_untouched(folder):
+        (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        evaluation.draw(folder / "figure.png", name, steps, evaluations, comparison, task.labels)
+
+
+@contextmanager
+def _store_untouched(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StorageError(
             f"{folder} cannot be written to: {error.strerror or error}; the store is untouched"

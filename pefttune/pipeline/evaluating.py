@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttune import data, store, tasks
-from pefttune.data import Row
+from pefttune.data import Dataset, Row
 from pefttune.errors import DataError, PefttuneError
 from pefttune.pipeline.comparing import add_zero_shot, compare, score
 from pefttune.pipeline.telling import tell
@@ -64,6 +64,11 @@ def _rows_of_the_training(
         rows = data.load(recipe.data, task.columns, task.inputs, task.check, task.kept_together)
     except DataError as error:  # a published recipe names a private file without its folder
         raise DataError(f"{error} Labelled rows can be given with --data FILE.") from None
-    if rows.report.fingerprints["test"] != manifest["data"]["fingerprints"]["test"]:
-        tell(notify, "the data has changed: these are not the test rows of the training")
+    tell_if_changed(rows, manifest, notify)
     return rows.train, rows.test
+
+
+def tell_if_changed(rows: Dataset, manifest: Mapping[str, Any], notify: Notify) -> None:
+    """Say so where the test rows are others than those of the training."""
+    if rows.report.fingerprints["test"] != manifest["data"]["fingerprints"].get("test"):
+        tell(notify, f"the data has changed: these are not the test rows of the training of {manifest['name']}")

@@ -17,11 +17,18 @@ if TYPE_CHECKING:
 def check(session: Session, line: Line, train: Sequence[Example], validation: Sequence[Example]) -> None:
     """Tell the warnings, in short. Raises DataError for what would make training wrong without a word."""
     from pefttune import doctor
+    from pefttune.inference import PromptedEncoder
 
     ours, rows = session[line.name], line.rows
-    by_part = {"train": rows.train, "validation": rows.validation, "test": rows.test}
+    encoder = ours.encoder
+    if isinstance(encoder, PromptedEncoder):
+        train, validation = encoder.without(train), encoder.without(validation)
+        encoder = encoder.plain
+    by_part = {"train": rows.train, "validation": rows.validation}
+    if rows.test:  # trainings that are only compared have none
+        by_part["test"] = rows.test
     examples = {"train": train, "validation": validation, "test": ()}  # test rows are encoded when they are scored
-    findings = doctor.check(doctor.Case(ours.task, session.base.tokenizer, ours.encoder, by_part, examples))
+    findings = doctor.check(doctor.Case(ours.task, session.base.tokenizer, encoder, by_part, examples))
     if errors := [str(finding) for finding in findings if finding.level == "error"]:
         raise DataError("\n".join(errors))
     for finding in findings:

@@ -11,7 +11,9 @@ from pefttune.data import Example, Row
 from pefttune.pipeline.beginning import Line
 from pefttune.pipeline.encoding import encode, flat, teaches, tell_long, try_ragged
 from pefttune.pipeline.examining import check
+from pefttune.pipeline.settling import settle
 from pefttune.pipeline.telling import counter, tell
+from pefttune.pipeline.warm_starting import begin_with
 
 if TYPE_CHECKING:
     from pefttune.batching import Batch, Boundary, Outputs
@@ -19,13 +21,22 @@ if TYPE_CHECKING:
     from pefttune.training import TrainingLog, Work
 
 
-def attach(session: Session, line: Line) -> None:
-    """Put the line's new adapter and its head into the session."""
+def attach(session: Session, line: Line) -> Line:
+    """Put the line's new adapter and its head into the session, with the weights it begins with. The line, with what
+    its recipe left open settled."""
     from accelerate.utils import set_seed
 
+    from pefttune.methods import LoraAdapter
+
+    line, spectra = settle(session, line)
     recipe = line.recipe
     set_seed(recipe.seed)
-    session.add(line.name, session.attach(line.task, recipe.adapter, recipe.data.max_length))
+    loaded = session.add(line.name, session.attach(line.task, recipe.adapter, recipe.data.max_length))
+    if spectra and isinstance(loaded.adapter, LoraAdapter):
+        loaded.adapter.lead({name: spectrum.components_kI for name, spectrum in spectra.items()})
+    if line.parent is not None:
+        begin_with(session, line.name, line.parent, line.notify)
+    return line
 
 
 def fit(session: Session, lines: Sequence[Line]) -> list[tuple[TrainingLog, dict[str, Any]]]:
@@ -79,6 +90,8 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
     name, recipe, config, ours = line.name, line.recipe, line.recipe.training, session[line.name]
     entering_train = _boundary(session, line, "training", train, every_answer=False)
     entering_validation = _boundary(session, line, "validation", flat(validation), every_answer=True)
+    adapter = ours.adapter
+    assert adapter is not None
     rows_a_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
 
     def plan(epoch: int) -> Sequence[Sequence[Sequence[int]]]:
@@ -107,6 +120,9 @@ def _work(session: Session, line: Line, train: list[Example], validation: list[t
         config=config,
         run_folder=line.run_folder,
         notify=line.notify,
+        rates=adapter.rates,
+        penalty=adapter.penalty,
+        after_step=adapter.after_step,
     )
 
 

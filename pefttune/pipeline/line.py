@@ -13,6 +13,7 @@ from pefttune.pipeline.beginning import Line, begin, check_together
 from pefttune.pipeline.comparing import REPORT, add_zero_shot, compare, report, score
 from pefttune.pipeline.fitting import attach, fit
 from pefttune.pipeline.proving import Trained, save
+from pefttune.pipeline.warm_starting import lineage_of
 from pefttune.recipe import Recipe
 
 if TYPE_CHECKING:  # torch and its family take seconds to import, and bad data must be told before
@@ -55,7 +56,7 @@ def run_together(recipes: Sequence[Recipe], notify: Notify = lambda event: None)
     started = time.perf_counter()
     check_together(recipes)
     lines = [begin(recipe, notify, named=len(recipes) > 1) for recipe in recipes]
-    session = _opened(lines)
+    session, lines = _opened(lines)
     fitted = fit(session, lines)
     trained = [_compared(session, line, *each) for line, each in zip(lines, fitted, strict=True)]
     del session  # the proof needs room for a fresh base
@@ -69,20 +70,22 @@ def run_together(recipes: Sequence[Recipe], notify: Notify = lambda event: None)
     return runs
 
 
-def _opened(lines: Sequence[Line]) -> Session:
-    """A session on the recipes' base, with their new adapters in it, and the base itself, to be asked zero-shot."""
+def _opened(lines: Sequence[Line]) -> tuple[Session, list[Line]]:
+    """A session on the recipes' base, with their new adapters in it, and the base itself, to be asked zero-shot; and
+    the lines, with nothing left open in their recipes."""
     from pefttune import bases, publishing
     from pefttune.inference import Session
 
     recipe = lines[0].recipe
     base = bases.load(recipe.base)
     session = Session(base, recipe.training.max_batch_tokens)
+    settled = []
     for line in lines:
         told = publishing.describe_base(base, line.recipe)
         line.notify({"event": "base", **told, "dtype_reason": base.dtype_reason, "dense": base.dense})
         add_zero_shot(session, line.task, line.recipe, line.notify)
-        attach(session, line)
-    return session
+        settled.append(attach(session, line))
+    return session, settled
 
 
 def _compared(session: Session, line: Line, log: TrainingLog, cost: dict[str, Any]) -> Trained:
@@ -92,7 +95,8 @@ def _compared(session: Session, line: Line, log: TrainingLog, cost: dict[str, An
     ours, rows = session[line.name], line.rows
     adapter, others = score(session, line.name, line.recipe, rows.train, rows.test, line.notify)
     comparison = compare(ours.task, adapter, others, line.recipe, line.notify)
-    manifest = publishing.describe(line.recipe, session.base, ours, rows.report, comparison, cost)
+    lineage = lineage_of(line.parent)
+    manifest = publishing.describe(line.recipe, session.base, ours, rows.report, comparison, cost, lineage)
     state = ours.state()
     report(line.run_folder, evaluation.Findings(ours.task, log, comparison, adapter, others, manifest, state))
     manifest["probe"] = evaluation.take_probe(session, line.name, rows.test)

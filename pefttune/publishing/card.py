@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pefttune.data import CATALOGUE
+from pefttune.recipe.adapters import METHODS
 
 TEMPLATE = "card.md.jinja"
 AUTO_CLASSES = {
@@ -53,6 +54,7 @@ def render_card(manifest: dict[str, Any]) -> str:
         both_ways=bool(head) and head.get("is_causal") is False,
         pairs=bool(head) and head["task_type"] == "QUESTION_ANS",
         method=recipe["adapter"]["method"],
+        in_peft=METHODS[recipe["adapter"]["method"]].in_peft,
         parameters=manifest["parameters"],
         version=manifest["versions"]["pefttune"],
         license=recipe["output"]["license"],
@@ -62,6 +64,7 @@ def render_card(manifest: dict[str, Any]) -> str:
         base_origin=base["origin"],
         quantization=base["fingerprint"]["quantization"],
         comparison=manifest["comparison"],
+        lineage=manifest.get("lineage"),
         metrics=_hub_metrics(manifest["comparison"]["shown"]),
         confidence=recipe["evaluation"]["confidence_level"],
         data=manifest["data"],

@@ -25,8 +25,10 @@ def describe(
     report: DataReport,
     comparison: Comparison,
     cost: dict[str, Any],
+    lineage: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a trained adapter, JSON-able, without probe rows and file digests."""
+    """The manifest of a trained adapter, JSON-able, without probe rows and file digests. `lineage` says from which
+    stored adapters it was made, and how; one that was merged has no `cost` of a training."""
     return {
         "name": recipe.output.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -39,6 +41,7 @@ def describe(
         "data": asdict(report),
         "parameters": sum(parameter.numel() for parameter in loaded.parameters.values()),
         "comparison": comparison.summary(),
+        "lineage": lineage,
         "training": {**cost, "dtype": dtype_name(base)},
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in VERSIONED},
@@ -48,14 +51,16 @@ def describe(
 def _head(recipe: Recipe, loaded: Loaded, base: Base) -> dict[str, Any] | None:
     """What kind of head the adapter has, in PEFT's words, how many outputs, and whether transformers' class for it has
     just this head: so it is for decoders, but for questions, and BERT; RoBERTa and others put more layers before
-    theirs. None where a decoder's own output layer writes, and that of an encoder-decoder without a count. Of a
-    bidirectional decoder also what its `config.is_causal` has to be."""
+    theirs, and behind virtual tokens BERT's would read the first of these. None where a decoder's own output layer
+    writes, and that of an encoder-decoder without a count. Of a bidirectional decoder also what its `config.is_causal`
+    has to be."""
     head = loaded.head
     if head is None:
         apart = base.model.config.is_encoder_decoder
         return {"task_type": "SEQ_2_SEQ_LM", "outputs": None, "plain": True} if apart else None
     decoder = base.model.get_output_embeddings() is not None
-    plain = (decoder and head.task_type != "QUESTION_ANS") or base.model.config.model_type == "bert"
+    bare_bert = base.model.config.model_type == "bert" and not (loaded.adapter and loaded.adapter.virtual_ids)
+    plain = (decoder and head.task_type != "QUESTION_ANS") or bare_bert
     told = {"is_causal": False} if decoder and getattr(recipe.task, "attention", None) == "bidirectional" else {}
     return {"task_type": head.task_type, "outputs": head.linear.out_features, "plain": plain, **told}
 

@@ -128,6 +128,17 @@ def parse(text: str, where: str, at: Place = (), numbered: bool = True) -> Docum
     return document
 
 
+def entries(text: str) -> list[str]:
+    """The values of a list without its brackets, such as `4, 16` or `[q_proj, v_proj],all-linear`, each as it stands
+    in the text. Raises ValueError for what is no such list."""
+    try:
+        root = yaml.compose(f"[{text}]", Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {_problem(error, text)[2]}") from None
+    assert isinstance(root, yaml.SequenceNode)
+    return [text[node.start_mark.index - 1 : node.end_mark.index - 1] for node in root.value]
+
+
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 

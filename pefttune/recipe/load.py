@@ -38,21 +38,27 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Like `load_recipe`, and remember where each value came from."""
+    document = read_document(path, overrides)
+    recipe = checked(document)
+    origins = {key: document.origins.get(tuple(key.split(".")), "default") for key in all_keys()}
+    return LoadedRecipe(recipe, origins)
+
+
+def read_document(path: str | Path, overrides: Sequence[str]) -> Document:
+    """What the file and the overrides say, not checked yet."""
     file, text = _read(Path(path))
     document = parse(text, str(file))
     _require_mapping(document)
     for override in overrides:
         _apply(override, document)
-    recipe = _checked(document)
-    origins = {key: document.origins.get(tuple(key.split(".")), "default") for key in all_keys()}
-    return LoadedRecipe(recipe, origins)
+    return document
 
 
 def recipe_from_mapping(mapping: object, where: str) -> Recipe:
     """Check a resolved recipe that was stored, say in a manifest; `where` names it in errors."""
     document = Document(mapping, {(): where})
     _require_mapping(document)
-    return _checked(document)
+    return checked(document)
 
 
 def to_mapping(recipe: Recipe) -> dict[str, Any]:
@@ -72,7 +78,8 @@ def _require_mapping(document: Document) -> None:
         document.faults.append(fault(document.origins[()], (), message))
 
 
-def _checked(document: Document) -> Recipe:
+def checked(document: Document) -> Recipe:
+    """The recipe that the document is. Raises RecipeError with every fault."""
     faults = document.faults
     try:
         recipe = Recipe.model_validate(document.value)

@@ -223,7 +223,12 @@ class Training(Section):
         examples=[1000],
         json_schema_extra={"unit": "optimizer steps"},
     )
-    learning_rate: Positive = Field(5e-4, description="Peak learning rate of AdamW.")
+    learning_rate: Positive | None = Field(
+        None,
+        description="Peak learning rate of AdamW. By default by the method, and the kind and width of the base "
+        "(docs/defaults.md).",
+        examples=[5e-4],
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "cosine", description="Shape of the learning rate over the run (transformers' schedulers)."
     )

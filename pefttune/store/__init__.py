@@ -1,16 +1,25 @@
 """Where adapters are kept: versioned folders, written whole, each with a manifest."""
 
-from pefttune.store.folder import check_name, commit, find, names, staged, versions
+from pefttune.store.folder import alias, check_name, commit, find, names, staged, versions
+from pefttune.store.holding import Hold
 from pefttune.store.manifest import MANIFEST, read_manifest, write_manifest
+from pefttune.store.record import read as read_record
+from pefttune.store.removing import Removed, remove, tidy
 
 __all__ = [
     "MANIFEST",
+    "Hold",
+    "Removed",
+    "alias",
     "check_name",
     "commit",
     "find",
     "names",
     "read_manifest",
+    "read_record",
+    "remove",
     "staged",
+    "tidy",
     "versions",
     "write_manifest",
 ]

@@ -12,10 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pefttune.errors import AdapterError, StorageError
+from pefttune.store import record
+from pefttune.store.holding import Hold
 from pefttune.store.manifest import MANIFEST
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 RESERVED = frozenset({"base", "default"})
+STAGING = ".staging-"
 
 
 def check_name(name: str) -> str:
@@ -43,7 +46,8 @@ def versions(store: Path, name: str) -> list[int]:
 
 
 def find(store: Path, name: str) -> Path:
-    """The folder of `name` (its newest version) or `name@version`. Raises AdapterError with the names there are."""
+    """The folder of `name` (its newest version), `name@version` or `name@alias`. Raises AdapterError with the names
+    there are."""
     plain, _, version = name.partition("@")
     check_name(plain)
     present = versions(store, plain)
@@ -52,9 +56,22 @@ def find(store: Path, name: str) -> Path:
         close = difflib.get_close_matches(plain, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; it holds {', '.join(known) or 'none'}"
         raise AdapterError(f"no adapter {plain!r} in the store {store}{hint}")
-    if version and version not in map(str, present):
-        raise AdapterError(f"{plain} has no version {version!r}; it has {', '.join(map(str, present))}")
-    return store / plain / (version or str(present[-1]))
+    if not version:
+        return store / plain / str(present[-1])
+    aliases = record.read(store / plain).aliases
+    wanted = str(aliases.get(version, version))
+    if wanted not in map(str, present):
+        raise AdapterError(f"{plain} has no version {version!r}; it has {', '.join((*map(str, present), *aliases))}")
+    return store / plain / wanted
+
+
+def alias(folder: Path, name: str) -> None:
+    """Let `name@alias` mean this version, whatever it meant before. Raises AdapterError for a name that could be a
+    version's."""
+    if check_name(name).isdecimal():
+        raise AdapterError(f"{name!r} cannot be an alias: it would look like a version; take a word such as 'best'")
+    with record.changing(folder.parent) as known:
+        known.aliases[name] = int(folder.name)
 
 
 @contextmanager
@@ -68,10 +85,11 @@ def staged(store: Path, name: str) -> Iterator[Path]:
     home = store / name
     try:
         home.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=home, prefix=".staging-"))
+        staging = Path(tempfile.mkdtemp(dir=home, prefix=STAGING))
         staging.chmod(0o755)  # mkdtemp keeps others out; an adapter is as readable as any file
     except OSError as error:
         raise StorageError(f"the store {home} cannot be written to: {error.strerror}") from None
+    hold = Hold(staging)  # or another process would take it for what a killed one left
     try:
         yield staging
     except OSError as error:
@@ -79,6 +97,7 @@ def staged(store: Path, name: str) -> Iterator[Path]:
             f"the adapter could not be saved in {home}: {error.strerror or error}; earlier versions are untouched"
         ) from None
     finally:
+        hold.release()
         shutil.rmtree(staging, ignore_errors=True)
         with suppress(OSError):  # it holds versions, or another process has just begun one
             home.rmdir()
@@ -89,7 +108,7 @@ def commit(staging: Path) -> Path:
     for path in (*staging.rglob("*"), staging):
         _flush(path)
     home = staging.parent
-    version = max(versions(home.parent, home.name), default=0) + 1
+    version = max((record.read(home).last, *versions(home.parent, home.name))) + 1
     while True:
         try:
             os.rename(staging, home / str(version))  # fails when another process took this version meanwhile

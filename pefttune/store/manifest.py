@@ -13,6 +13,8 @@ from pefttune.errors import AdapterError
 MANIFEST = "pefttune.json"
 FORMAT = 2
 MAX_BYTES = 16 << 20
+HUBS_OWN = ".gitattributes"
+"""What the Hub puts into every repository."""
 SHAPE: dict[str, Any] = {
     "name": str,
     "recipe": {"task": {"type": str}, "data": {"columns": dict}},
@@ -83,12 +85,19 @@ def _of_primary(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:
+    """Raise AdapterError unless the folder holds these files, unchanged, and none beside them: PEFT would load a pickle
+    or a `chat_template.jinja` that somebody has put there."""
     for name, digest in files.items():
         if Path(name).name != name or not (folder / name).is_file():
             raise AdapterError(f"{folder / name} is missing")
         if _sha256(folder / name) != digest:
             raise AdapterError(
                 f"{folder / name} has been changed or damaged: its sha256 is not the one it was saved with"
+            )
+    for path in folder.iterdir():
+        if path.name not in {*files, MANIFEST, HUBS_OWN}:
+            raise AdapterError(
+                f"{path} is not among the files that were saved here; take it out, or get the adapter anew"
             )
 
 

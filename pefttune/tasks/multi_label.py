@@ -15,6 +15,7 @@ from pefttune.data.faults import RowFault
 from pefttune.data.hints import shortened
 from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
+from pefttune.tasks.averaging import mean
 from pefttune.tasks.checks import checked_label, checked_text, refuse_unlearned
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
@@ -140,6 +141,10 @@ class MultiLabel:
         import torch
 
         return outputs[torch.arange(len(outputs)), torch.arange(len(outputs)) % len(self.labels)]
+
+    def average(self, scores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """The mean probability of each label."""
+        return mean(scores, weights)
 
     def decode(self, row: Row, encoded: Encoded, scores: Sequence[Any]) -> Labelled:
         """The labels that are likelier than not."""

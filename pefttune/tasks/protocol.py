@@ -186,6 +186,15 @@ class Writes(Protocol):
         """What turns rows into examples for an encoder-decoder. Raises DataError for a limit that leaves no room."""
 
 
+@runtime_checkable
+class Averages(Protocol):
+    """A task whose `scores` can be averaged over several adapters that are asked alike."""
+
+    def average(self, scores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Scores of one example, in the same form, that stand for the weighted mean of what each of these says: of the
+        probabilities, or of the numbers. `weights` sum to 1."""
+
+
 class Encoder(Protocol):
     """Turns rows into examples, always the same way in training and at inference."""
 

@@ -14,6 +14,7 @@ from pefttune.data.hints import shortened
 from pefttune.data.text import is_blank
 from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
+from pefttune.tasks.averaging import mean_of_logs
 from pefttune.tasks.checks import refuse_unlearned
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
@@ -147,6 +148,10 @@ class QuestionAnswering:
     def scores(self, outputs: Tensor, batch: ScoredBatch) -> Sequence[Tensor]:
         """For each window the log-probabilities (M, 2) of its marks to be where the answer begins, and ends."""
         return _by_window(outputs, batch)
+
+    def average(self, scores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """The logarithms of the mean probabilities."""
+        return mean_of_logs(scores, weights)
 
     def decode(self, row: Row, encoded: Encoded, scores: Sequence[Tensor]) -> Answer:
         """The most probable span over all windows, without the whitespace around it, or none."""

@@ -13,6 +13,7 @@ from pefttune.data import UNKNOWN, Row
 from pefttune.data.faults import RowFault
 from pefttune.errors import BaseError, DataError
 from pefttune.recipe import tasks as sections
+from pefttune.tasks.averaging import mean_of_logs
 from pefttune.tasks.calibration import calibration_error
 from pefttune.tasks.checks import checked_label, checked_text, refuse_unlearned
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
@@ -150,6 +151,10 @@ class TextClassification:
             return torch.log_softmax(outputs, dim=-1).unbind()
         totals = torch.zeros(batch.n_answers, device=outputs.device).index_add(0, batch.answers_N, outputs)
         return totals.reshape(-1, len(self.labels)).unbind()
+
+    def average(self, scores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """The logarithms of the labels' mean probabilities."""
+        return mean_of_logs([each.log_softmax(-1) for each in scores], weights)
 
     def decode(self, row: Row, encoded: Encoded, scores: Sequence[Tensor]) -> Classified:
         """The likeliest label, with probabilities over the labels."""

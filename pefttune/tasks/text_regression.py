@@ -11,6 +11,7 @@ from pefttune.data import UNKNOWN, Row
 from pefttune.data.faults import RowFault
 from pefttune.data.hints import shortened
 from pefttune.errors import DataError
+from pefttune.tasks.averaging import mean
 from pefttune.tasks.checks import checked_text
 from pefttune.tasks.protocol import Encoded, Encoder, Piece, ScoredBatch
 
@@ -95,6 +96,10 @@ class TextRegression:
     def scores(self, outputs: Tensor, batch: ScoredBatch) -> Sequence[Tensor]:
         """The number: (1,) for each example."""
         return outputs.unbind()
+
+    def average(self, scores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """The mean number."""
+        return mean(scores, weights)
 
     def decode(self, row: Row, encoded: Encoded, scores: Sequence[Any]) -> Number:
         """The number."""

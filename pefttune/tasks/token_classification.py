@@ -15,6 +15,7 @@ from pefttune.data.faults import RowFault
 from pefttune.data.hints import shortened
 from pefttune.errors import DataError
 from pefttune.recipe import tasks as sections
+from pefttune.tasks.averaging import mean_of_logs
 from pefttune.tasks.calibration import calibration_error
 from pefttune.tasks.checks import refuse_unlearned
 from pefttune.tasks.protocol import Encoder, Piece, ScoredBatch
@@ -189,6 +190,10 @@ class TokenClassification:
         marks = torch.bincount(batch.answers_N, minlength=batch.n_answers).tolist()
         windows: Sequence[Tensor] = torch.log_softmax(outputs, dim=-1).split(marks)
         return windows
+
+    def average(self, scores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """The logarithms of the mean probabilities."""
+        return mean_of_logs(scores, weights)
 
     def decode(self, row: Row, encoded: tuple[Window, ...], scores: Sequence[Tensor]) -> Tagged:
         """The likeliest tags that IOB2 allows; a word without a token is O."""

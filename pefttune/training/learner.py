@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,6 +65,12 @@ class Work:
     """The recipe's `training` section."""
     run_folder: Path
     notify: Notify
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Factors on the learning rate, of those of `trainable` that have one."""
+    penalty: Callable[[], torch.Tensor | None] = lambda: None
+    """What is added to the loss of each optimizer step, if anything."""
+    after_step: Callable[[int, int], None] = lambda step, of: None
+    """Called after each optimizer step, counted from 1, of so many, before the gradients are cleared."""
 
 
 @dataclass
@@ -84,10 +91,11 @@ class Learner:
     def __init__(self, work: Work) -> None:
         self._started = time.perf_counter()
         self._work, config = work, work.config
-        self._flat = FlatParameters(work.trainable)
+        self._flat = FlatParameters(work.trainable, work.rates)
         self.accelerator = _accelerator(config, work.run_folder)
+        groups = [{"params": [group], "lr": rate * config.learning_rate} for group, rate in self._flat.groups]
         self._optimizer = self.accelerator.prepare(
-            torch.optim.AdamW([self._flat.whole], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+            torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
         )
         self._total = config.max_steps or max(1, math.ceil(len(work.plan(0)) * config.num_train_epochs))
         self._every = config.eval_steps or max(1, math.ceil(self._total / EVALUATIONS_BY_DEFAULT))
@@ -123,9 +131,12 @@ class Learner:
         """
         step = len(self.log.steps) + 1
         whole, work = self._flat.whole, self._work
+        if (penalty := work.penalty()) is not None:
+            self.accelerator.backward(penalty)
         norm = float(nn.utils.clip_grad_norm_([whole], work.config.max_grad_norm or math.inf))
         check_finite(work.name, step, self._loss, norm, work.origins([i for indices in self._rows for i in indices]))
         self._optimizer.step()
+        work.after_step(step, self._total)
         self._optimizer.zero_grad(set_to_none=False)
         record = {
             "step": step,
@@ -166,7 +177,7 @@ class Learner:
         self._work.train_mode(False)
         keep_best = self._work.config.load_best_model_at_end
         self.log.best_step = self._best.restore(self._work.trainable) if keep_best else len(self.log.steps)
-        state = self._optimizer.state[self._flat.whole].values()
+        state = chain.from_iterable(of_group.values() for of_group in self._optimizer.state.values())
         self.log.optimizer_bytes = sum(value.nbytes for value in state if torch.is_tensor(value))
         self._flat.forget_gradients()
         self.accelerator.end_training()

@@ -59,7 +59,10 @@ def modules_of(path: Path) -> set[str]:
     return plain | {"." * node.level + (node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)}
 
 
-@pytest.mark.parametrize("program", sorted({peer.program for peer in (*peers.PEERS.values(), peers.SCORER)} - {"ours"}))
+@pytest.mark.parametrize(
+    "program",
+    sorted({peer.program for peer in (*peers.PEERS.values(), peers.SCORER, peers.ADAPTERS_LIBRARY)} - {"ours"}),
+)
 def test_peers_need_of_ours_only_measuring(program: str) -> None:
     own = {name for name in modules_of(PROGRAMS / f"{program}.py") if name.startswith((".", "benchmarks", "pefttune"))}
     assert own == {"benchmarks.programs.measuring"}
@@ -92,7 +95,7 @@ def test_neither_side_is_always_the_first() -> None:
 
 
 def test_every_peer_has_its_program() -> None:
-    for peer in (*peers.PEERS.values(), peers.OURS, peers.SCORER):
+    for peer in (*peers.PEERS.values(), peers.OURS, peers.SCORER, peers.ADAPTERS_LIBRARY):
         assert (PROGRAMS / f"{peer.program}.py").is_file()
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from pefttune.recipe.adapters import METHODS
+
 
 @pytest.mark.parametrize(
     ("override", "told"),
@@ -14,8 +16,7 @@ import pytest
         ("training.lerning_rate=1e-4", "training.lerning_rate: unknown key; did you mean 'learning_rate'?"),
         (
             "adapter.method=lroa",
-            "adapter.method: 'lroa' is not one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, head; did you "
-            "mean 'lora'?",
+            f"adapter.method: 'lroa' is not one of: {', '.join(METHODS)}; did you mean 'lora'?",
         ),
         ("training.max_steps=many", "training.max_steps: must be a whole number (above 0) or null, not 'many'"),
         ("training.max_steps=0", "training.max_steps: must be a whole number (above 0) or null, not 0"),

@@ -89,3 +89,13 @@ def test_a_limit_beyond_the_base(measured: Any, positions: int | None, told: lis
     data = schema.Data(source="x.csv", max_length=64)
     found = list(check_lengths({"train": measured([10], 64)}, data, positions))
     assert [finding.check for finding in found if finding.level == "error"] == told
+
+
+def test_virtual_tokens_take_positions_too(measured: Any) -> None:
+    data = schema.Data(source="x.csv", max_length=64)
+    assert not list(check_lengths({"train": measured([10], 64)}, data, 84, virtual=20))
+    [finding] = check_lengths({"train": measured([10], 64)}, data, 83, virtual=20)
+    assert finding.what == (
+        "data.max_length is 64 tokens, but the base has 83 positions, of which adapter.num_virtual_tokens takes 20"
+    )
+    assert finding.mend == "Set it to 63 or less."

@@ -65,8 +65,9 @@ def test_there_are_recipes() -> None:
 
 @pytest.fixture(scope="module")
 def deep(new_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with as many layers and positions as the recipes need."""
-    return new_model(tmp_path_factory.mktemp("models") / "deep", num_hidden_layers=DEEP, max_position_embeddings=1024)
+    """The tiny model with as many layers and positions as the recipes need, and no layer too narrow for their ranks."""
+    size = {"num_hidden_layers": DEEP, "num_key_value_heads": 4, "max_position_embeddings": 1024}
+    return new_model(tmp_path_factory.mktemp("models") / "deep", **size)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

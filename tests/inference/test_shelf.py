@@ -77,7 +77,7 @@ def test_a_chunk_of_rows_reads_each_adapter_once(
     list(small.predict(TEXTS, "a"))
     read: list[str] = []
     of_file = methods.weights.read
-    monkeypatch.setattr(methods.weights, "read", lambda folder, known: read.append(folder) or of_file(folder, known))
+    monkeypatch.setattr(methods.weights, "read", lambda *told: read.append(told[0]) or of_file(*told))
     monkeypatch.setattr("pefttune.inference.predicting.ROWS_AT_ONCE", 9)
     list(small.predict(TEXTS * 6, list("abc") * 6))
     assert len(read) <= 2 * len(folders)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pefttune import methods
+from pefttune.methods.initial import default
 from pefttune.methods.lora_layer import Acting, LoraLinear, LowRankLinear, LowRankUpdate
 from pefttune.recipe.adapters import Lora
 
@@ -87,7 +88,7 @@ def test_an_update_of_dropped_inputs_is_the_textbooks(dtype: torch.dtype, name: 
 def test_in_bfloat16_masters_and_their_gradients_are_float32(dropout: float) -> None:
     acting: list[Acting] = []
     layer = LoraLinear(nn.Linear(I, O, dtype=torch.bfloat16).requires_grad_(False), acting)
-    layer.add("s", 2, 1.0, dropout)
+    layer.add("s", *default(layer.base_layer, 2, 1.0, torch.float32), 1.0, dropout)
     layer.lora_dropout.train()
     acting.append(Acting("s", slice(None)))
     layer.lora_B["s"].data.normal_()
@@ -106,7 +107,7 @@ def layer_with(*slots: str, dropout: float = 0.0) -> tuple[LoraLinear, list[Acti
     torch.manual_seed(0)
     layer = LoraLinear(nn.Linear(I, O).requires_grad_(False), acting)
     for slot in slots:
-        layer.add(slot, 2, 1.5, dropout)
+        layer.add(slot, *default(layer.base_layer, 2, 1.5, torch.float32), 1.5, dropout)
         layer.lora_B[slot].data.normal_()
     return layer, acting
 
@@ -167,7 +168,7 @@ def test_a_new_update_has_pefts_initial_values_and_no_effect() -> None:
     theirs = get_peft_model(model, LoraConfig(r=2, target_modules=["one"])).base_model.model.one
     layer = LoraLinear(nn.Linear(I, O).requires_grad_(False), [])
     torch.manual_seed(7)
-    layer.add("s", 2, 1.0, 0.0)
+    layer.add("s", *default(layer.base_layer, 2, 1.0, torch.float32), 1.0, 0.0)
     assert torch.equal(layer.lora_B["s"], theirs.lora_B["default"].weight)
     # PEFT makes its own nn.Linear first, which draws once: the same distribution, so the same bounds.
     bound = I**-0.5
@@ -216,7 +217,7 @@ def test_many_adapters_at_once_add_what_each_adds_alone(ranks: tuple[int, ...]) 
     acting: list[Acting] = []
     layer = LoraLinear(torch.nn.Linear(I, O), acting)
     for i, r in enumerate(ranks):
-        layer.add(f"slot{i}", r, scale=0.5 + i, dropout=0.0)
+        layer.add(f"slot{i}", *default(layer.base_layer, r, 0.5 + i, torch.float32), 0.5 + i, 0.0)
         layer.lora_B[f"slot{i}"].data.normal_()
     x = torch.randn(1, 23, I)
     bounds = [(0, 4), (4, 9), (9, 10), (12, 18), (18, 23)]  # rows 10 and 11 are the base's own

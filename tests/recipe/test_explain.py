@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pefttune.errors import RecipeError
 from pefttune.recipe import LoadedRecipe, all_keys, explain, load_recipe, read_recipe
+from pefttune.recipe.adapters import METHODS
 
 LEAVES = {
     "task.type",
@@ -51,15 +52,38 @@ LEAVES = {
     "data.max_bad_rows",
     "adapter.method",
     "adapter.r",
+    "adapter.rank_pattern",
+    "adapter.budget",
+    "adapter.init_lora_weights",
+    "adapter.rho",
     "adapter.lora_alpha",
     "adapter.lora_dropout",
     "adapter.target_modules",
     "adapter.layers",
+    "adapter.warm_start",
     "adapter.use_rslora",
+    "adapter.loraplus_lr_ratio",
+    "adapter.init_r",
+    "adapter.target_r",
+    "adapter.tinit",
+    "adapter.tfinal",
+    "adapter.deltaT",
+    "adapter.orth_reg_weight",
     "adapter.feedforward_modules",
     "adapter.oft_block_size",
     "adapter.boft_block_size",
     "adapter.boft_n_butterfly_factor",
+    "adapter.placement",
+    "adapter.reduction_factor",
+    "adapter.non_linearity",
+    "adapter.scaling",
+    "adapter.dropout",
+    "adapter.num_virtual_tokens",
+    "adapter.prompt_tuning_init",
+    "adapter.prompt_tuning_init_text",
+    "adapter.encoder_reparameterization_type",
+    "adapter.encoder_hidden_size",
+    "adapter.tokens",
     "training.per_device_train_batch_size",
     "training.gradient_accumulation_steps",
     "training.max_batch_tokens",
@@ -97,13 +121,12 @@ TYPES = {  # of the tasks whose keys text classification has not
 }
 
 
-# Keys that only one method has.
-METHODS = {
-    "adapter.feedforward_modules": "ia3",
-    "adapter.oft_block_size": "oft",
-    "adapter.boft_block_size": "boft",
-    "adapter.boft_n_butterfly_factor": "boft",
-}
+# A method that has the key, LoRA where that has it, with what it cannot be without.
+WITH_KEY = {
+    f"adapter.{key}": f"{method}, tokens: [a]" if method == "trainable_tokens" else method
+    for method, section in [*METHODS.items(), ("lora", METHODS["lora"])]
+    for key in section.model_fields
+} | {"adapter.prompt_tuning_init_text": "prompt_tuning, prompt_tuning_init: text, prompt_tuning_init_text: a"}
 
 
 @pytest.fixture
@@ -114,7 +137,7 @@ def file_of(tmp_path: Path) -> Any:
         path = tmp_path / "x.yaml"
         path.write_text(
             f"task: {{type: {TYPES.get(key, 'text-classification')}}}\n"
-            f"data: {{source: r.csv}}\noutput: {{name: film}}\nadapter: {{method: {METHODS.get(key, 'lora')}}}\n",
+            f"data: {{source: r.csv}}\noutput: {{name: film}}\nadapter: {{method: {WITH_KEY.get(key, 'lora')}}}\n",
             encoding="utf-8",
         )
         return path
@@ -148,8 +171,9 @@ def test_every_key_is_frozen(key: str, file_of: Any) -> None:
 def test_every_key_has_a_meaning_and_an_example_that_loads(key: str, file_of: Any) -> None:
     found, file = explain(key), file_of(key)
     assert found.meaning.endswith(".")
-    # Numbers and lists of labels need a head.
-    needed = ["task.approach=head"] if key == "task.problem_type" else []
+    # Numbers and lists of labels need a head, and rho something that measures.
+    needs = {"task.problem_type": "task.approach=head", "adapter.rho": "adapter.init_lora_weights=eva"}
+    needed = [needs[key]] if key in needs else []
     override = f"{key}={found.example}"
     assert read_recipe(file, [*needed, override]).origins[key] == f"override {override!r}"
     assert found.example != "null", "an example must show a value"
@@ -166,14 +190,14 @@ def test_no_key_takes_a_boolean_for_anything_else(key: str, file_of: Any) -> Non
 
 
 def test_a_key_in_words() -> None:
-    found = explain("adapter.r")
+    found = explain("adapter.oft_block_size")
     assert (found.meaning, found.type, found.bounds) == (
-        "Rank of the update matrices.",
+        "Numbers that a block turns among themselves.",
         "a whole number",
-        "above 0 and at most 1024",
+        "above 1",
     )
     assert (found.default, found.choices, found.unit, found.value, found.origin, found.keys) == (
-        "8 (lora), 8 (dora), 256 (vera), 64 (miss)",
+        "32",
         (),
         None,
         None,
@@ -187,7 +211,8 @@ def test_choices_units_and_required_keys() -> None:
     assert explain("data.max_length").unit == "tokens"
     assert (explain("output.name").default, explain("output.name").example) == (None, "film-sentiment")
     assert explain("data.label_bins").default == "null"
-    assert explain("training.learning_rate").default == "0.0005"
+    assert explain("training.learning_rate").default == "null"
+    assert explain("adapter.r").default == "null (lora), null (dora), 256 (vera), 64 (miss)"
 
 
 def test_value_and_origin_in_a_recipe(loaded: LoadedRecipe) -> None:
@@ -196,7 +221,7 @@ def test_value_and_origin_in_a_recipe(loaded: LoadedRecipe) -> None:
     assert source.value == "r.csv"
     assert source.origin is not None
     assert source.origin.endswith("x.yaml:2")
-    assert (r.value, r.origin) == ("8", "default")
+    assert (r.value, r.origin) == ("null", "default")
 
 
 def test_a_key_of_several_tasks_is_explained_for_each() -> None:

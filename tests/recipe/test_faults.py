@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from pefttune.errors import RecipeError
 from pefttune.recipe import recipe_from_mapping
+from pefttune.recipe.adapters import METHODS
 from pefttune.recipe.faults import sentences
 from pefttune.recipe.keys import Slot
 from pefttune.recipe.types import Indices, Section
@@ -59,12 +60,20 @@ WRONG = {
     ),
     "misspelt method": (
         "adapter:\n  method: loar",
-        "x.yaml:5  adapter.method: 'loar' is not one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, head; did "
-        "you mean 'lora'?",
+        f"x.yaml:5  adapter.method: 'loar' is not one of: {', '.join(METHODS)}; did you mean 'lora'?",
+    ),
+    "a text to begin with that is not read": (
+        "adapter:\n  method: prompt_tuning\n  prompt_tuning_init_text: Good?",
+        "x.yaml:4  adapter: `prompt_tuning_init_text` is read with `prompt_tuning_init: text` only; set that, too",
+    ),
+    "two beginnings": (
+        "adapter: {method: lora, init_lora_weights: pissa, warm_start: film}",
+        "x.yaml:4  adapter: `init_lora_weights: pissa` and `warm_start` both say where A and B begin; leave one of "
+        "them out",
     ),
     "no method": (
         "adapter: {r: 4}",
-        "x.yaml:4  adapter.method: missing key; one of: lora, dora, ia3, oft, boft, vera, miss, ln_tuning, head",
+        f"x.yaml:4  adapter.method: missing key; one of: {', '.join(METHODS)}",
     ),
     "key of another method": (
         "adapter:\n  method: head\n  r: 8",
@@ -100,7 +109,7 @@ WRONG = {
     ),
     "text for a number": (
         "training: {learning_rate: fast}",
-        "x.yaml:4  training.learning_rate: must be a number (above 0), not 'fast'",
+        "x.yaml:4  training.learning_rate: must be a number (above 0) or null, not 'fast'",
     ),
     "text for a whole number": (
         "training: {max_steps: many}",
@@ -108,11 +117,11 @@ WRONG = {
     ),
     "fraction for a whole number": (
         "adapter: {method: lora, r: 8.5}",
-        "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024), not 8.5",
+        "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024) or null, not 8.5",
     ),
     "boolean for a number": (
         "adapter: {method: lora, r: true}",
-        "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024), not true",
+        "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024) or null, not true",
     ),
     "boolean for an index": (
         "adapter: {method: lora, layers: [0, true]}",

@@ -82,12 +82,18 @@ def test_resolved_recipe_is_complete_and_comes_back_from_json_and_yaml(load: Any
     mapping = json.loads(json.dumps(to_mapping(recipe)))
     assert mapping["adapter"] == {
         "method": "lora",
-        "r": 8,
+        "r": None,
         "lora_alpha": None,
         "lora_dropout": 0.0,
         "target_modules": "all-linear",
         "layers": None,
         "use_rslora": False,
+        "rank_pattern": {},
+        "budget": None,
+        "init_lora_weights": "default",
+        "rho": None,
+        "loraplus_lr_ratio": 1.0,
+        "warm_start": None,
     }
     assert recipe_from_mapping(mapping, "pefttune.json") == recipe
     assert load(resolved_yaml(recipe)) == recipe

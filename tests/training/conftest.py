@@ -29,6 +29,8 @@ class Toy:
     modes: list[bool] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
     evaluated: list[dict[str, Tensor]] = field(default_factory=list)
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What a method asks of the loop besides."""
 
     def loss(self, batch: Any) -> Tensor:
         """Sum of squared distances to each row's number."""
@@ -64,6 +66,7 @@ class Toy:
             config=config,
             run_folder=self.folder,
             notify=self.events.append,
+            **self.asked,
         )
         (log,) = fit([work], lambda batches: [self.loss(batch) for _, batch in batches], lambda: next(digests), 1000)
         return log

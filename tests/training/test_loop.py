@@ -53,6 +53,30 @@ def test_the_loss_is_a_mean_over_all_labelled_positions_of_a_step(toy: Any) -> N
     assert (log.steps[0]["examples"], log.steps[0]["tokens"]) == (4, 14)
 
 
+def test_a_penalty_joins_the_gradients_of_each_step_but_not_the_loss_that_is_told(toy: Any) -> None:
+    toy.asked["penalty"] = lambda: 3 * toy.trainable["w"].sum()
+    log = toy.fit(max_steps=1)
+    assert log.steps[0]["loss"] == 4.0
+    assert log.steps[0]["gradient_norm"] == 2.0  # 3 - 2 in each of four
+
+
+def test_after_each_step_its_gradients_are_still_there(toy: Any) -> None:
+    told: list[tuple[int, int, bool]] = []
+    toy.asked["after_step"] = lambda step, of: told.append((step, of, bool(toy.trainable["w"].grad.all())))
+    toy.fit(max_steps=3)
+    assert told == [(1, 3, True), (2, 3, True), (3, 3, True)]
+
+
+def test_a_parameter_with_a_rate_of_its_own_goes_so_many_times_as_far(toy: Any) -> None:
+    toy.trainable = {key: nn.Parameter(torch.zeros(4)) for key in ("fast", "plain", "too")}
+    toy.asked["rates"] = {"fast": 4.0}
+    log = toy.fit(max_steps=1)
+    assert log.steps[0]["learning_rate"] == 0.1
+    moved = {key: float(parameter.detach()[0]) for key, parameter in toy.trainable.items()}
+    assert moved == pytest.approx({"fast": 0.4, "plain": 0.1, "too": 0.1})  # AdamW's first step is the rate itself
+    assert log.optimizer_bytes >= 2 * 12 * 4
+
+
 def test_steps_go_on_through_as_many_epochs_as_they_need(toy: Any) -> None:
     log = toy.fit(max_steps=20)
     assert len(log.steps) == 20

@@ -1,0 +1,56 @@
+"""`pefttune verify`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pefttune.cli.output import BaseFolder, Json, Store, out, print_json
+from pefttune.errors import VerificationError
+
+if TYPE_CHECKING:
+    from pefttune.pipeline import Verification
+
+SAYS = {
+    "equal": "scores its {rows} probe rows to the bit as when it was trained",
+    "rounding": "scores its {rows} probe rows up to {largest:.2g} away from those of its training, within what another "
+    "device's rounding of {dtype} explains; its files are to the byte those that were saved",
+}
+
+
+def verify(
+    name: Annotated[str, typer.Argument(help="An adapter: name, or name@version.")],
+    store: Store = "adapters",
+    base: BaseFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that an adapter is the one that was trained: its files, its base, and its answers to the probe rows."""
+    from pefttune import pipeline
+
+    found = pipeline.verify(name, Path(store), base)
+    if found.verdict.word == "different":
+        raise VerificationError(_different(name, found))
+    if as_json:
+        verdict = {"verdict": found.verdict.word, **asdict(found.verdict)}
+        print_json({"name": name, "folder": str(found.folder), **verdict, "versions": found.versions})
+        return
+    out.print(f"{name}: {found.verdict.word}. It {SAYS[found.verdict.word].format(**asdict(found.verdict))}.")
+    if found.versions:
+        out.print(f"Since then: {_told(found)}")
+
+
+def _different(name: str, found: Verification) -> str:
+    verdict = found.verdict
+    since = f"; since then: {_told(found)}" if found.versions else ""
+    return (
+        f"{name} is not what was trained, or what runs it has changed: it scores its {verdict.rows} probe rows up to "
+        f"{verdict.largest:.2g} away from what the trained one scored, more than rounding of {verdict.dtype} "
+        f"explains{since}"
+    )
+
+
+def _told(found: Verification) -> str:
+    return ", ".join(f"{name} {here} instead of {there}" for name, (there, here) in sorted(found.versions.items()))

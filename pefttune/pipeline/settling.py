@@ -1,0 +1,146 @@
+"""What a recipe leaves open, settled when base and rows are known: values by rule, and ranks by what enters the layers.
+
+The resolved recipe takes the place of the given one in the run folder and in the manifest, so that an adapter is
+attached again without any data.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from pefttune.data import UNKNOWN, Example
+from pefttune.data.storage import storage_errors
+from pefttune.errors import RecipeError
+from pefttune.pipeline.beginning import Line
+from pefttune.pipeline.encoding import try_ragged
+from pefttune.pipeline.telling import counter
+from pefttune.recipe import BaseShape, Workload, applied, choose, resolved_yaml
+from pefttune.recipe.adapters import Lora, LowRank
+from pefttune.recipe.defaults import RHO
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pefttune.inference import Session
+    from pefttune.methods import Spectrum
+
+ROWS_SAMPLED = 1000
+TOKENS_MEASURED = 16_384
+
+Linears = Mapping[str, "nn.Linear"]
+
+
+def settle(session: Session, line: Line) -> tuple[Line, Mapping[str, Spectrum]]:
+    """The line with nothing left open in its recipe, and where the adapter is to begin along what enters its layers,
+    that. Raises RecipeError for a budget that cannot be spent."""
+    from pefttune import methods
+
+    section, config = line.recipe.adapter, session.base.model.config.get_text_config()
+    examples: list[Example] = []
+    linears: Linears = {}
+    work = None
+    if isinstance(section, LowRank) and (section.r is None or _is_measured(section)):
+        examples = _sample(session, line)
+        linears = methods.lora_targets(session.base.model, section)
+        work = _workload(linears, examples, len(line.rows.train))
+        _check_budget(section, linears)
+    choices = choose(line.recipe, BaseShape(config.model_type, config.hidden_size), work)
+    recipe = applied(line.recipe, choices)
+    spectra: Mapping[str, Spectrum] = {}
+    if isinstance(recipe.adapter, Lora) and _is_measured(recipe.adapter):
+        try_ragged(session, examples, line.notify)
+        adapter, spectra = _measured(session, line, recipe.adapter, linears, examples)
+        recipe = recipe.model_copy(update={"adapter": adapter})
+    if choices:
+        line.notify({"event": "chosen", "choices": [asdict(choice) for choice in choices]})
+    if recipe != line.recipe:
+        resolved = line.run_folder / "recipe.yaml"
+        with storage_errors(resolved):
+            resolved.write_text(resolved_yaml(recipe), encoding="utf-8")
+    return replace(line, recipe=recipe), spectra
+
+
+def _is_measured(section: LowRank) -> bool:
+    return isinstance(section, Lora) and (section.budget is not None or section.init_lora_weights == "eva")
+
+
+def _sample(session: Session, line: Line) -> list[Example]:
+    """Some of the training rows as examples."""
+    rows = line.rows.train
+    chosen = random.Random(line.recipe.seed).sample(range(len(rows)), min(ROWS_SAMPLED, len(rows)))
+    encoder = session.encoder(line.task, line.recipe.data.max_length)
+    return list(chain.from_iterable(encoder(rows[i]) for i in chosen))
+
+
+def _workload(linears: Linears, examples: Sequence[Example], rows: int) -> Workload:
+    from pefttune import methods
+
+    sizes = _sizes(linears)
+    tokens = sum(map(_labelled, examples)) * rows / min(ROWS_SAMPLED, rows)
+    return Workload(rows, round(tokens), sum(map(sum, sizes.values())), min(methods.full_ranks(sizes).values()))
+
+
+def _labelled(example: Example) -> int:
+    answer = () if example.target is None or not example.answers else example.answers[example.target]
+    return len(answer) + sum(target != UNKNOWN for _, target in example.marks)
+
+
+def _sizes(linears: Linears) -> dict[str, tuple[int, int]]:
+    return {name: (linear.in_features, linear.out_features) for name, linear in linears.items()}
+
+
+def _check_budget(section: LowRank, linears: Linears) -> None:
+    from pefttune import methods
+
+    if not isinstance(section, Lora) or section.budget is None:
+        return
+    sizes = _sizes(linears)
+    name, least = min(((name, sum(size)) for name, size in sizes.items()), key=lambda item: item[1])
+    if section.budget < least:
+        raise RecipeError(
+            f"adapter.budget: {section.budget:,} parameters are too few: one rank of the smallest layer, {name}, takes "
+            f"{least:,}"
+        )
+    largest = sum(rank * sum(sizes[name]) for name, rank in methods.full_ranks(sizes).items())
+    if section.budget > largest:
+        raise RecipeError(
+            f"adapter.budget: {section.budget:,} parameters are too many: with every rank they can have, the "
+            f"{len(sizes)} layers to adapt take {largest:,}"
+        )
+
+
+def _measured(
+    session: Session, line: Line, section: Lora, linears: Linears, examples: Sequence[Example]
+) -> tuple[Lora, Mapping[str, Spectrum]]:
+    """The section with explicit ranks, and the spectra along which A is to begin, if it is."""
+    from pefttune import inference, methods
+
+    sizes, rho = _sizes(linears), RHO if section.rho is None else section.rho
+    if section.budget is not None:
+        costs, budget = {name: sum(size) for name, size in sizes.items()}, section.budget
+        most = methods.most_ranks(sizes, budget, rho)
+    else:
+        costs, budget = dict.fromkeys(sizes, 1), section.rank * len(sizes)
+        most = {name: min(round(rho * section.rank), rank) for name, rank in methods.full_ranks(sizes).items()}
+    read = _some(examples, TOKENS_MEASURED)
+    progress = counter(line.notify, "activations", "training", len(read))
+    spectra = inference.input_spectra(session, linears, {**most, **section.rank_pattern}, read, progress)
+    ranks = section.rank_pattern or methods.spend({name: s.explained_k for name, s in spectra.items()}, costs, budget)
+    pattern = {name: rank for name, rank in ranks.items() if rank != section.rank}
+    settled = {"rank_pattern": pattern, "budget": None, "init_lora_weights": "default", "rho": None}
+    return section.model_copy(update=settled), spectra if section.init_lora_weights == "eva" else {}
+
+
+def _some(examples: Sequence[Example], tokens: int) -> list[Example]:
+    """The first of them, until there are so many tokens."""
+    chosen: list[Example] = []
+    for example in examples:
+        if tokens <= 0:
+            break
+        chosen.append(example)
+        tokens -= len(example)
+    return chosen
