@@ -12,9 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
@@ -44,7 +44,7 @@ def probe(pair: dict[str, Any], places: dict[str, Path], scratch: Path) -> dict[
         raise BenchmarkError(f"{pair['name']}: {done.stderr.strip().splitlines()[-1]}")
     document = json.loads(done.stdout)
     base = document["bases"][0]
-    kept = ("metric", "low", "high", "probe", "probe_ahead", "exponent", "rows")
+    kept = ("metric", "low", "high", "probe", "exponent", "rows")
     return {
         "name": pair["name"],
         "truth": pair["metric"],
@@ -73,55 +73,41 @@ def write_ag_news(source: Path, target: Path) -> None:
             rows.write(json.dumps({"text": f"{title} {text}", "label": AG_LABELS[int(kind) - 1]}) + "\n")
 
 
-@dataclass(frozen=True)
-class Foretold:
-    """A pair: what training reached, and what was foretold with the constants that the others give."""
-
-    name: str
-    truth: float
-    forecast: float
-    low: float
-    high: float
+def log_ratio(one: dict[str, Any]) -> float:
+    """How far the error after training is from the one foretold."""
+    return math.log(max(1 - one["truth"], 1e-3) / max(1 - one["metric"], 1e-3))
 
 
-def left_out(found: list[dict[str, Any]], confidence: float = 0.95) -> list[Foretold]:
-    """Each pair foretold with the two constants of the forecast (what training leaves of a probe's error, and how far
-    that spreads) fitted on all others. Where a head alone is trained nothing is fitted: the package's own stands."""
-    logs = {
-        one["name"]: math.log(max(1 - one["truth"], 1e-3) / max(1 - one["probe_ahead"], 1e-3))
-        for one in found
-        if one["tuned"]
-    }
-    result = []
-    for one in found:
-        low, middle, high = one["low"], one["metric"], one["high"]
-        if one["tuned"]:
-            others = [log for name, log in logs.items() if name != one["name"]]
-            left, error = math.exp(mean(others)), 1 - one["probe_ahead"]
-            factor = math.exp(norm.ppf((1 + confidence) / 2) * stdev(others))
-            low, middle, high = (1 - error * left * each for each in (factor, 1, 1 / factor))
-        result.append(Foretold(one["name"], one["truth"], middle, low, high))
-    return result
+def spread_of(found: Sequence[dict[str, Any]]) -> float:
+    """The one constant of the forecast's interval, as these pairs give it; a head alone has no part in it."""
+    return math.sqrt(mean(log_ratio(one) ** 2 for one in found if one["tuned"]))
 
 
-def judged(found: list[dict[str, Any]]) -> dict[str, Any]:
+def inside(one: dict[str, Any], found: Sequence[dict[str, Any]], confidence: float = 0.95) -> bool:
+    """Whether the truth lies in an interval whose constant is fitted on all other pairs, and which leaves out what the
+    choice of sampled rows adds."""
+    others = [other for other in found if other["name"] != one["name"]]
+    return abs(log_ratio(one)) <= float(norm.ppf((1 + confidence) / 2)) * spread_of(others)
+
+
+def judged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rank correlations with the truth, errors, intervals, and the share of time."""
-    told = left_out(found)
-    truths = [one.truth for one in told]
+    truths, foretold = [one["truth"] for one in found], [one["metric"] for one in found]
     timed = [one for one in found if one["trained_cpu_s"]]
-    fitted = [
-        math.log(max(1 - one["truth"], 1e-3) / max(1 - one["probe_ahead"], 1e-3)) for one in found if one["tuned"]
-    ]
+    trained = sum(one["trained_cpu_s"] for one in timed)
     return {
         "pairs": len(found),
-        "weighted_tau": float(weightedtau(truths, [one.forecast for one in told]).statistic),
-        "weighted_tau_of_the_probe": float(weightedtau(truths, [one["probe"] for one in found]).statistic),
-        "kendall_tau": float(kendalltau(truths, [one.forecast for one in told]).statistic),
-        "mean_absolute_error": mean(abs(one.truth - one.forecast) for one in told),
-        "inside_the_interval": mean(one.low <= one.truth <= one.high for one in told),
-        "tuned_error": math.exp(mean(fitted)),
-        "spread": stdev(fitted),
-        "cpu_share": sum(one["cpu_s"] for one in timed) / sum(one["trained_cpu_s"] for one in timed),
+        "weighted_tau": float(weightedtau(truths, foretold).statistic),
+        "weighted_tau_of_the_sampled_probe": float(weightedtau(truths, [one["probe"] for one in found]).statistic),
+        "kendall_tau": float(kendalltau(truths, foretold).statistic),
+        "mean_absolute_error": mean(abs(truth - told) for truth, told in zip(truths, foretold, strict=True)),
+        "mean_ratio_of_errors": math.exp(mean(log_ratio(one) for one in found if one["tuned"])),
+        "spread": spread_of(found),
+        "inside_left_out_intervals": mean(inside(one, found) for one in found if one["tuned"]),
+        "transfers": sum(one["transfers"] for one in found),
+        "cpu_s": sum(one["cpu_s"] for one in timed),
+        "trained_cpu_s": trained,
+        "cpu_share": sum(one["cpu_s"] for one in timed) / trained,
     }
 
 
@@ -154,17 +140,9 @@ def forecast(
     summary = judged(found)
     if json_file:
         json_file.write_text(json.dumps({"found": found, **summary}, indent=1) + "\n")
-    cells = [
-        [
-            one.name,
-            *(f"{value:.1%}" for value in (one.truth, one.forecast, one.low, one.high, raw["probe"])),
-            _share(raw),
-        ]
-        for one, raw in zip(left_out(found), found, strict=True)
-    ]
-    report.grid(
-        "forecasts, each with constants of the others", ["", "truth", "forecast", "low", "high", "probe", "CPU"], cells
-    )
+    columns = ("truth", "metric", "low", "high", "probe")
+    cells = [[one["name"], *(f"{one[key]:.1%}" for key in columns), _share(one)] for one in found]
+    report.grid("forecasts", ["", "truth", "forecast", "low", "high", "probe on the sample", "CPU"], cells)
     report.out.print(summary)
 
 

@@ -29,7 +29,7 @@ def probe(
     rows: Annotated[
         int | None,
         typer.Option(
-            "--rows", min=1, help="Rows to sample. By default a tenth of those that training reads, 200 to 1,500."
+            "--rows", min=1, help="Rows to sample. By default a twentieth of those that training reads, 200 to 1,000."
         ),
     ] = None,
     as_json: Json = False,

@@ -1,5 +1,4 @@
-"""What training will reach: the error of a linear probe along its learning curve, and the part of it that training
-leaves."""
+"""What training will reach: the error of a linear probe, followed along its learning curve."""
 
 from __future__ import annotations
 
@@ -14,9 +13,9 @@ from pefttune.evaluation.transfer.probes import FOLDS
 
 SHARES = {1 / 8: 4, 1 / 4: 4, 1 / 2: 2, 1: 1}
 """The parts of the sample that the curve is measured at, and how many of each: chance is great where rows are few."""
-# What is left of a probe's error when adapters are trained, and how far (as a standard deviation of its logarithm) it
-# differs from task to task: geometric mean and spread over the pairs of `python -m benchmarks.transfer`.
-TUNED_ERROR, SPREAD = 0.7, 0.4
+# How far the error of a trained adapter is from the one foretold: root mean square of the logarithm of their ratio,
+# over the pairs of `python -m benchmarks.transfer`.
+SPREAD = 0.4
 RESAMPLES = 400
 GAIN = 0.02
 
@@ -38,8 +37,8 @@ class Point:
 class Forecast:
     """The metric that training is expected to reach, with its interval, and the curve it comes from.
 
-    `probe` is the metric of a linear probe on the sample, `probe_ahead` what it would be with all the rows. `more_rows`
-    are those that two points more would take, None where no number of rows is foreseen to give them.
+    `probe` is the metric of a linear probe on the sample. `more_rows` are those that two points more would take, None
+    where no number of rows is foreseen to give them.
     """
 
     metric: float
@@ -48,7 +47,6 @@ class Forecast:
     rows: int
     confidence_level: float
     probe: float
-    probe_ahead: float
     exponent: float
     curve: tuple[Point, ...]
     more_rows: int | None
@@ -60,8 +58,8 @@ def forecast(
     """From the probe's tallies (parts, rows of the sample, K) at each of `SHARES` to training on `rows` rows.
 
     `judge` makes the metric of summed tallies; `tuned` says whether more than a head is trained. The interval holds
-    what the choice of sampled rows leaves open (bootstrap over rows) and, if `tuned`, how far tasks differ in what
-    training adds.
+    what the choice of sampled rows leaves open (bootstrap over rows) and, if `tuned`, how far adapters were from such
+    forecasts.
     """
     learned = [max(2.0, share * sampled * (FOLDS - 1) / FOLDS) for share in SHARES]
     whole = np.array([float(judge(each.sum(1)).mean()) for each in tallies])
@@ -71,11 +69,11 @@ def forecast(
     noise = float(np.log(np.maximum(1 - resampled[-1], LEAST_ERROR)).std())
     law = fit(learned, 1 - whole, noise)
     laws = [fit(learned, 1 - each, noise) for each in resampled.T]
-    left, spread = (TUNED_ERROR, SPREAD) if tuned else (1.0, 0.0)
+    spread = SPREAD if tuned else 0.0
     margin = norm.ppf((1 + confidence) / 2)
 
     def ahead(at: int) -> Point:
-        error = left * law.error(at)
+        error = law.error(at)
         deviation = float(np.hypot(np.std(np.log([max(each.error(at), LEAST_ERROR) for each in laws])), spread))
         factor = float(np.exp(margin * deviation))
         return Point(at, 1 - error, max(0.0, 1 - error * factor), 1 - error / factor, False)
@@ -94,13 +92,12 @@ def forecast(
         rows,
         confidence,
         float(whole[-1]),
-        1 - law.error(rows),
         law.exponent,
         (*measured, *further),
-        _more_rows(law, rows, left),
+        _more_rows(law, rows),
     )
 
 
-def _more_rows(law: PowerLaw, rows: int, left: float) -> int | None:
-    wanted = law.rows_for(law.error(rows) - GAIN / left)
+def _more_rows(law: PowerLaw, rows: int) -> int | None:
+    wanted = law.rows_for(law.error(rows) - GAIN)
     return None if wanted is None or wanted > 1000 * rows else round(wanted) - rows

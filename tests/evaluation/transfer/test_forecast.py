@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -51,7 +53,6 @@ def test_a_law_is_foretold_along_itself() -> None:
     law = PowerLaw(1.0, 0.2)
     found = foretold([law.error(n) for n in learned])
     assert found.metric == pytest.approx(1 - law.error(16_000), abs=0.005)
-    assert found.metric == pytest.approx(found.probe_ahead)
     assert found.low < found.metric < found.high
     assert found.probe == pytest.approx(1 - law.error(1600), abs=1e-3)
     assert found.more_rows is not None
@@ -59,11 +60,12 @@ def test_a_law_is_foretold_along_itself() -> None:
     assert [point.measured for point in found.curve] == [True] * 4 + [False] * 5
 
 
-def test_what_training_leaves_of_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "TUNED_ERROR", 0.5)
+def test_an_adapter_is_foretold_as_a_head_is_but_less_surely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "SPREAD", 0.5)
     head, adapter = (foretold([0.4, 0.35, 0.3, 0.26], tuned=tuned) for tuned in (False, True))
-    assert 1 - adapter.metric == pytest.approx((1 - head.metric) / 2)
-    assert adapter.high - adapter.low > head.high - head.low
+    assert adapter.metric == head.metric
+    assert (1 - adapter.low) / (1 - adapter.high) > math.exp(2 * 1.96 * 0.5)
+    assert (1 - head.low) / (1 - head.high) < math.exp(0.5)
 
 
 def test_no_errors_at_all_are_foretold_without_a_fault() -> None:
