@@ -13,6 +13,11 @@ from pefttune.sweep.trial import Trial
 
 MARKERS = {Fraction(1): "o", Fraction(1, 3): "^", Fraction(1, 9): "s"}
 STEPS = {Fraction(1): "all steps", Fraction(1, 3): "a third of the steps", Fraction(1, 9): "a ninth of the steps"}
+ROOM = 1.15
+"""Of an axis from 0, so that the numbers beside the last points are seen."""
+
+NEAR = 30
+"""Points that are less than such a part of the axis apart are named at one place."""
 
 
 def draw(path: Path, metric: str, trials: Sequence[Trial]) -> None:
@@ -33,9 +38,9 @@ def draw(path: Path, metric: str, trials: Sequence[Trial]) -> None:
     for axes, (name, values) in zip(panels, costs.items(), strict=True):
         _draw_panel(axes, shown, values, own="parameters" in name)
         axes.set_xlabel(name)
+        if "parameters" not in name:
+            axes.set_xlim(0, ROOM * max(values))
     panels[0].set_xscale("log")
-    for axes in panels[1:]:
-        axes.set_xlim(left=0)
     panels[0].set_ylabel(f"validation {metric.replace('_', ' ')}")
     figure.legend(handles=_legend([trial for trial, _ in shown]), loc="outside lower center", ncols=8, fontsize=8)
     figure.savefig(path, metadata={"Software": None})
@@ -53,14 +58,15 @@ def _draw_panel(axes: Any, shown: Sequence[tuple[Trial, Tried]], costs: Sequence
     colors = _colors([trial for trial, _ in shown])
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    numbers: dict[tuple[float, float], list[str]] = {}
+    named: dict[tuple[int, float], tuple[tuple[float, float], list[str]]] = {}
     for (trial, last), cost in zip(shown, costs, strict=True):
         color = colors[trial.variant.settings.get(METHOD, "")]
         inside = color if own or last.together == 1 else "none"
         axes.scatter(cost, last.metric, marker=MARKERS[trial.share], s=60, edgecolors=color, facecolors=inside)
-        numbers.setdefault((cost, last.metric), []).append(str(trial.number))
-    for place, those in numbers.items():
-        axes.annotate(", ".join(those), place, (5, 5), textcoords="offset points", fontsize=8, color=INK)
+        near = round(NEAR * cost / max(costs)), last.metric
+        named.setdefault(near, ((cost, last.metric), []))[1].append(str(trial.number))
+    for place, numbers in named.values():
+        axes.annotate(", ".join(numbers), place, (5, 5), textcoords="offset points", fontsize=8, color=INK)
 
 
 def _legend(trials: Sequence[Trial]) -> list[Any]:

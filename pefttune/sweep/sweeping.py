@@ -7,13 +7,13 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttune.data.storage import replacing, storage_errors
-from pefttune.errors import TrainingError
+from pefttune.errors import InputError, TrainingError
 from pefttune.pipeline import Bench, Failed, Tried, check_comparable
 from pefttune.recipe import Recipe, Variant, resolved_yaml, to_mapping
 from pefttune.sweep.figure import draw
@@ -83,9 +83,10 @@ def sweep(
     progress = Progress(searcher.sizes, metric, notify)
     climb = partial(_climb, train=train or bench.train, records=records, progress=progress)
     log = training.logging_to(folder, progress)
+    settled = partial(_settled, dtypes={} if train else _dtypes(folder / "dtypes.json", variants))
     trials: list[Trial] = []
     for size in searcher.sizes:
-        proposed = [Trial(len(trials) + i, variant) for i, variant in enumerate(searcher.ask(size), start=1)]
+        proposed = [Trial(len(trials) + i, settled(variant)) for i, variant in enumerate(searcher.ask(size), start=1)]
         _halve(proposed, partial(climb, notify=log))
         searcher.tell(proposed)
         trials += proposed
@@ -109,6 +110,35 @@ def _folder(variants: Sequence[Variant], rows: Mapping[str, str], *, apart: bool
     output = variants[0].recipe.output
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Path(output.runs) / output.name / f"sweep-{digest[:12]}"
+
+
+def _dtypes(path: Path, variants: Sequence[Variant]) -> dict[str, str]:
+    """What `base.dtype: auto` comes to on each device that the variants name. It is measured once and kept, for trials
+    must be alike, and on a busy machine another dtype may win the next time."""
+    from pefttune.bases.machine import choose_device, choose_dtype
+
+    if path.exists():
+        try:
+            with storage_errors(path):
+                return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise InputError(f"{path} holds no dtypes; remove {path.parent} to begin anew") from None
+    devices = {variant.recipe.base.device for variant in variants if variant.recipe.base.dtype == "auto"}
+    dtypes = {
+        each: str(choose_dtype("auto", choose_device(each))[0]).removeprefix("torch.") for each in sorted(devices)
+    }
+    with replacing(path) as file:
+        file.write(json.dumps(dtypes).encode())
+    return dtypes
+
+
+def _settled(variant: Variant, dtypes: Mapping[str, str]) -> Variant:
+    """The variant with that dtype instead of `auto`, where its device has one."""
+    base = variant.recipe.base
+    if base.dtype != "auto" or base.device not in dtypes:
+        return variant
+    fixed = base.model_copy(update={"dtype": dtypes[base.device]})
+    return replace(variant, recipe=variant.recipe.model_copy(update={"base": fixed}))
 
 
 def _halve(trials: Sequence[Trial], climb: Callable[[Sequence[Trial], Rung], None]) -> None:

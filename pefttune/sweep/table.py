@@ -37,8 +37,9 @@ def _costs(trial: Trial) -> list[str]:
     if isinstance(last, Failed):
         return [share, "failed", "", "", ""]
     metric = f"{last.metric:.1%}" if 0 <= last.metric <= 1 else f"{last.metric:.3f}"
-    mark = SHARED if trial.shared else ""
-    return [share, metric, f"{last.parameters:,}", f"{trial.seconds:,.1f}{mark}", f"{last.peak_mib:,.0f}{mark}"]
+    seconds = f"{trial.seconds:,.1f}{SHARED if trial.shared else ''}"
+    memory = f"{last.peak_mib:,.0f}{SHARED if last.together > 1 else ''}"
+    return [share, metric, f"{last.parameters:,}", seconds, memory]
 
 
 def reasons(trials: Sequence[Trial]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pefttune import bases, pipeline
 from pefttune.errors import TrainingError
@@ -64,7 +65,7 @@ def test_what_is_left_in_the_folder(swept: Callable[..., Sweep]) -> None:
     document = json.loads((found.folder / "sweep.json").read_text(encoding="utf-8"))
     assert document == found.told()
     assert {path.name for path in found.folder.iterdir()} == {
-        *("best.yaml", "figure.png", "log.jsonl", "sweep.json", "table.md", "trials.jsonl")
+        *("best.yaml", "dtypes.json", "figure.png", "log.jsonl", "sweep.json", "table.md", "trials.jsonl")
     }
     lines = (found.folder / "table.md").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("| trial | r | learning_rate | steps | accuracy | parameters |")
@@ -149,6 +150,25 @@ def test_a_base_is_loaded_once_in_a_rung(swept: Callable[..., Sweep], monkeypatc
     loaded.clear()
     swept(["training.max_batch_tokens=100,4000"])
     assert loaded == ["float32"]
+
+
+def test_the_dtype_is_measured_once(swept: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured anew, another one may win, and trials would not be alike."""
+    measured = iter([(torch.float32, ""), (torch.bfloat16, "")])
+    monkeypatch.setattr("pefttune.bases.machine.choose_dtype", lambda wanted, device: next(measured))
+    honest, loaded = bases.load, []
+
+    def load(config: Any, *about: Any) -> Any:
+        loaded.append(config.dtype)
+        return honest(config, *about)
+
+    monkeypatch.setattr(bases, "load", load)
+    words = ["base.dtype=auto", "adapter.r=2,4"]
+    found = swept(words)
+    (found.folder / "trials.jsonl").unlink()
+    assert told(swept(words)) == told(found)
+    assert set(loaded) == {"float32"}
+    assert load_recipe(found.recipe).base.dtype == "float32"
 
 
 def test_one_that_fails_is_told_and_dropped(swept: Callable[..., Sweep]) -> None:
