@@ -11,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
@@ -37,7 +37,7 @@ differs (`tests/methods/test_capabilities.py`).
   which methods do.
 - **mixed batch**: rows of two such adapters go through the base in one pass; else the adapters take turns.
 - **merge**: PEFT folds the adapter into the weights of an unquantized base (`merge_and_unload`), to the same answers.
-- **weighted merge**: two stored adapters of the method become a new one, by `pefttune merge` ([composing](composing.md)).
+- **weighted merge**: `pefttune merge` makes a new adapter of two ([composing](composing.md)).
 - **plain PEFT**: transformers and PEFT alone read the stored folder and give the same answers.
 
 """
@@ -207,7 +207,8 @@ def joins(trained: Trained) -> None:
     store = trained.run.folder.parents[1]
     other = recipe(trained.method, "none", trained.base.parent, name="second")
     pipeline.run(other)
-    merged = pipeline.merge(["ours", "second"], "merged", store_folder=store, base_source=str(trained.base))
+    with chdir(trained.base.parent):  # where the rows are, whose folder no manifest tells
+        merged = pipeline.merge(["ours", "second"], "merged", store_folder=store, base_source=str(trained.base))
     assert merged.manifest["lineage"]
 
 
