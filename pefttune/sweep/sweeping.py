@@ -124,7 +124,7 @@ def _dtypes(path: Path, variants: Sequence[Variant]) -> dict[str, str]:
         except (ValueError, TypeError):
             raise InputError(f"{path} holds no dtypes; remove {path.parent} to begin anew") from None
     devices = {variant.recipe.base.device for variant in variants if variant.recipe.base.dtype == "auto"}
-    dtypes = {
+    dtypes: dict[str, str] = {
         each: str(choose_dtype("auto", choose_device(each))[0]).removeprefix("torch.") for each in sorted(devices)
     }
     with replacing(path) as file:
