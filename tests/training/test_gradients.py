@@ -56,7 +56,7 @@ def first_step(setting: tuple[Session, Any, Any], plan: Sequence[Sequence[int]],
         evaluate=lambda: {"accuracy": 0.0},
         watched="accuracy",
         origins=lambda indices: [examples[i].origin for i in indices],
-        config=schema.Training(max_steps=1, max_grad_norm=0),
+        config=schema.Training(learning_rate=1e-3, max_steps=1, max_grad_norm=0),
         run_folder=folder,
         notify=lambda event: None,
     )
