@@ -6,6 +6,7 @@ from pefttune.bases.known import find as find_known
 from pefttune.bases.load import Base, load, quantization_name
 from pefttune.bases.locate import Located, local_folder, locate
 from pefttune.bases.machine import choose_device
+from pefttune.bases.originals import Originals
 from pefttune.bases.reader import Reader, fingerprint_of, open_reader
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Base",
     "Fingerprint",
     "Located",
+    "Originals",
     "Reader",
     "choose_device",
     "find_known",

@@ -28,12 +28,12 @@ def attach(session: Session, line: Line) -> Line:
 
     from pefttune.methods import LoraAdapter
 
-    line, spectra = settle(session, line)
+    line, beginning = settle(session, line)
     recipe = line.recipe
     set_seed(recipe.seed)
     loaded = session.add(line.name, session.attach(line.task, recipe.adapter, recipe.data.max_length))
-    if spectra and isinstance(loaded.adapter, LoraAdapter):
-        loaded.adapter.lead({name: spectrum.components_kI for name, spectrum in spectra.items()})
+    if beginning is not None and isinstance(loaded.adapter, LoraAdapter):
+        loaded.adapter.begin(beginning)
     if line.parent is not None:
         begin_with(session, line.name, line.parent, line.notify)
     return line
