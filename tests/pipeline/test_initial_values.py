@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import peft
 import pytest
 import torch
 import transformers
-from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.config import CordaConfig
 from peft.utils.loftq_utils import _low_rank_decomposition
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -166,10 +168,25 @@ def test_loftq_divides_by_the_scale(recipe_of: Any) -> None:
         recipe_of({"base.quantization": "nf4", "adapter": adapter})
 
 
+@pytest.fixture
+def preprocess_corda(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """PEFT's, which takes `dataclass` from a package that it does not ask for."""
+    monkeypatch.setitem(sys.modules, "attr", dataclasses)
+    from peft.tuners.lora.corda import preprocess_corda
+
+    return preprocess_corda
+
+
 @pytest.mark.filterwarnings("ignore")  # PEFT's own
 @pytest.mark.parametrize("rslora", [False, True])
 def test_corda_is_pefts_own(
-    base_of: Any, adapted: Any, examples_of: Any, ragged: Any, tmp_path: Path, rslora: bool
+    base_of: Any,
+    adapted: Any,
+    examples_of: Any,
+    ragged: Any,
+    preprocess_corda: Any,
+    tmp_path: Path,
+    rslora: bool,
 ) -> None:
     """From the same covariance, but for the signs of components."""
     base = base_of()
@@ -193,7 +210,7 @@ def test_corda_is_pefts_own(
         init_lora_weights="corda",
         target_modules=sorted({name.rpartition(".")[2] for name in linears}),
         task_type="CAUSAL_LM",
-        corda_config=peft.tuners.lora.CordaConfig(covariance_file=str(tmp_path / "covariances"), corda_method="ipm"),
+        corda_config=CordaConfig(covariance_file=str(tmp_path / "covariances"), corda_method="ipm"),
     )
     whole = transformers.AutoModelForCausalLM.from_pretrained(base.located.folder)
     preprocess_corda(whole, config)
