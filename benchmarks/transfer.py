@@ -189,10 +189,10 @@ def shuffled(
                 found[pair["name"]] = control
     report.write({"found": {name: asdict(control) for name, control in found.items()}}, json_file)
     cells = [
-        [name, f"{one.real:.1%}", f"{max(one.shuffled):.1%}", "will transfer" if one.transfers else "will not transfer"]
+        [name, f"{one.real:.1%}", f"{one.chance:.1%} ± {one.deviation:.1%}", str(one.transfers)]
         for name, one in found.items()
     ]
-    report.grid("labels dealt anew", ["", "mean recall", "most of 19 further shuffles", "the probe says"], cells)
+    report.grid("labels dealt anew", ["", "mean recall", "19 further shuffles", "said to transfer"], cells)
     report.out.print(f"{sum(one.transfers for one in found.values())} of {len(found)} are said to transfer")
 
 
@@ -201,12 +201,13 @@ def without_meaning(recipe: Recipe, path: Path) -> Recipe:
     from pefttune import pipeline
     from pefttune.recipe import schema
 
-    rows = pipeline.read_data(recipe)[1].train
+    data = pipeline.read_data(recipe)[1]
+    rows = (*data.train, *data.validation, *data.test)  # rows fall into parts by content, here as there
     labels = [row.values["label"] for row in rows]
     random.Random(0).shuffle(labels)
     dealt = ({"text": row.values["text"], "label": label} for row, label in zip(rows, labels, strict=True))
     path.write_text("".join(json.dumps(each) + "\n" for each in dealt), encoding="utf-8")
-    section = schema.Data(train=[str(path)], max_length=recipe.data.max_length)
+    section = schema.Data(train=[str(path)], split=recipe.data.split, max_length=recipe.data.max_length)
     output = recipe.output.model_copy(update={"runs": str(path.parent)})
     return recipe.model_copy(update={"data": section, "output": output})
 
