@@ -15,6 +15,7 @@ WAYS = ("linear", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 PRUNING = WAYS[2:]
 LARGEST_R = 1024  # that a recipe may ask for
 DENSITY = 0.5
+LARGEST_WEIGHT = 1000  # far over what is of use, far below what float32 could not hold
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def _check_weights(weights: Sequence[float], n: int) -> None:
     told = ",".join(f"{weight:g}" for weight in weights)
     if len(weights) != n:
         raise InputError(f"--weights {told}: there are {n} adapters, so give {n} weights")
-    if not all(map(math.isfinite, weights)):
-        raise InputError(f"--weights {told}: each must be a finite number")
+    if not all(abs(weight) <= LARGEST_WEIGHT for weight in weights):  # nan is not
+        raise InputError(f"--weights {told}: each must be a number from -{LARGEST_WEIGHT} to {LARGEST_WEIGHT}")
     if abs(sum(weights)) < 1e-6:
         raise InputError(
             f"--weights {told} sum to 0, so that nothing would be left of what the adapters have in common"

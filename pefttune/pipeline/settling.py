@@ -48,7 +48,7 @@ def settle(session: Session, line: Line) -> tuple[Line, Beginning | None]:
         examples = _sample(session, line)
         linears = methods.lora_targets(session.base.model, section)
         work = _workload(linears, examples, len(line.rows.train))
-        _check_budget(section, linears)
+        _check_ranks(section, linears)
     choices = choose(line.recipe, BaseShape(config.model_type, config.hidden_size), work)
     recipe = applied(line.recipe, choices)
     sketches: Mapping[str, Sketch] = {}
@@ -95,22 +95,35 @@ def _sizes(linears: Linears) -> dict[str, tuple[int, int]]:
     return {name: (linear.in_features, linear.out_features) for name, linear in linears.items()}
 
 
-def _check_budget(section: LowRank, linears: Linears) -> None:
+def _check_ranks(section: LowRank, linears: Linears) -> None:
+    """Raise RecipeError for ranks to spend that are too few or more than the layers have."""
     from pefttune import methods
 
-    if not isinstance(section, Lora) or section.budget is None:
+    if not isinstance(section, Lora):
         return
     sizes = _sizes(linears)
-    name, least = min(((name, sum(size)) for name, size in sizes.items()), key=lambda item: item[1])
-    if section.budget < least:
+    full = methods.full_ranks(sizes)
+    mean = sum(full.values()) // len(full)
+    if section.budget is not None:
+        _check_budget(section.budget, sizes, full)
+    elif section.r is not None and not section.rank_pattern and section.r > mean:
         raise RecipeError(
-            f"adapter.budget: {section.budget:,} parameters are too few: one rank of the smallest layer, {name}, takes "
+            f"adapter.r: {section.r} ranks for each of the {len(full)} layers to adapt are more than these have; take "
+            f"{mean} or less, or name other adapter.target_modules"
+        )
+
+
+def _check_budget(budget: int, sizes: Mapping[str, tuple[int, int]], full: Mapping[str, int]) -> None:
+    name, least = min(((name, sum(size)) for name, size in sizes.items()), key=lambda item: item[1])
+    if budget < least:
+        raise RecipeError(
+            f"adapter.budget: {budget:,} parameters are too few: one rank of the smallest layer, {name}, takes "
             f"{least:,}"
         )
-    largest = sum(rank * sum(sizes[name]) for name, rank in methods.full_ranks(sizes).items())
-    if section.budget > largest:
+    largest = sum(rank * sum(sizes[name]) for name, rank in full.items())
+    if budget > largest:
         raise RecipeError(
-            f"adapter.budget: {section.budget:,} parameters are too many: with every rank they can have, the "
+            f"adapter.budget: {budget:,} parameters are too many: with every rank they can have, the "
             f"{len(sizes)} layers to adapt take {largest:,}"
         )
 

@@ -117,14 +117,24 @@ def test_a_budget_leaves_where_the_adapter_begins(recipe_of: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "told"),
+    ("spent", "told"),
     [
-        (47, r"47 parameters are too few: one rank of the smallest layer, model\.layers\.0\..*k_proj, takes 48"),
-        ("2M", r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 29,696"),
+        (
+            {"budget": 47},
+            r"47 parameters are too few: one rank of the smallest layer, model\.layers\.0\..*k_proj, takes 48",
+        ),
+        (
+            {"budget": "2M"},
+            r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 29,696",
+        ),
+        (
+            {"r": 28, "init_lora_weights": "eva"},
+            r"adapter\.r: 28 ranks for each of the 14 layers to adapt are more than these have; take 27 or less",
+        ),
     ],
 )
-def test_a_budget_that_cannot_be_spent_is_refused(recipe_of: Any, budget: Any, told: str) -> None:
-    recipe = recipe_of({**QUICK, "adapter": {"method": "lora", "budget": budget}})
+def test_ranks_that_cannot_be_spent_are_refused(recipe_of: Any, spent: dict[str, Any], told: str) -> None:
+    recipe = recipe_of({**QUICK, "adapter": {"method": "lora", **spent}})
     with pytest.raises(RecipeError, match=told):
         run(recipe)
     assert not list(Path(recipe.output.store).rglob("*"))
