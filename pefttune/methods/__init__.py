@@ -7,6 +7,7 @@ from typing import Any
 from pefttune.methods import others, placed, weights
 from pefttune.methods.adalora import AdaLoraAdapter
 from pefttune.methods.bottleneck import BottleneckAdapter
+from pefttune.methods.fusion import FusionAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
 from pefttune.methods.lora import LoraAdapter, lora_targets, tables_nbytes
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Any]] = {
     "head": HeadAlone,
     "lora": LoraAdapter,
     "bottleneck": BottleneckAdapter,
+    "fusion": FusionAdapter,
     **dict.fromkeys(CONFIGS, InjectedAdapter),
     "adalora": AdaLoraAdapter,
     "prompt_tuning": PromptTuned,
@@ -69,6 +71,7 @@ __all__ = [
     "FILE_PREFIX",
     "METHODS",
     "Adapter",
+    "FusionAdapter",
     "LoraAdapter",
     "Merged",
     "Sketch",
