@@ -75,7 +75,7 @@ class FusionAdapter(HookedAdapter):
         self._section, self._members = config, [LoraAdapter(model, section) for section in config.members]
         prefix = FILE_PREFIX + path_in_class(model)
         updates = [member.updates for member in self._members]
-        layers: dict[Place, nn.Module] = {
+        layers = {
             Place(key.removeprefix(prefix), Reads.INPUT): FusionLayer([own.get(key) for own in updates], config.r)
             for key in dict.fromkeys(key for own in updates for key in own)
         }

@@ -8,6 +8,7 @@ its own rows: another adapter is a pointer.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,7 +26,7 @@ class Acting:
     """An adapter that acts: its layers by place, the factor of their output, and the rows of the batch that are its
     own."""
 
-    layers: dict[Place, nn.Module]
+    layers: Mapping[Place, nn.Module]
     scaling: float
     rows: slice
 
@@ -60,7 +61,7 @@ class HookedAdapter(Adapter):
 
     mixes = True
 
-    def __init__(self, model: Any, layers: dict[Place, nn.Module], scaling: float = 1.0) -> None:
+    def __init__(self, model: Any, layers: Mapping[Place, nn.Module], scaling: float = 1.0) -> None:
         self._model, self._layers, self._scaling = model, layers, scaling
         self._hooks = _on.setdefault(model, Hooks())
         for place in layers:

@@ -40,7 +40,7 @@ def attach(session: Session, line: Line) -> Line:
     if isinstance(loaded.adapter, FusionAdapter):
         loaded.adapter.begin_with(members)
     elif line.parents:
-        begin_with(session, line.name, *line.parents, line.notify)
+        begin_with(session, line.name, line.parents[0], line.notify)
     return line
 
 

@@ -110,6 +110,7 @@ PUBLIC = {
     "pefttune.methods": {
         "Adapter",
         "FILE_PREFIX",
+        "FusionAdapter",
         "LoraAdapter",
         "METHODS",
         "Merged",
