@@ -7,6 +7,7 @@ from typing import Any
 from pefttune.methods import others, placed, weights
 from pefttune.methods.adalora import AdaLoraAdapter
 from pefttune.methods.bottleneck import BottleneckAdapter
+from pefttune.methods.fusion import FusionAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.initial import Beginning, corda, eva, loftq
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
@@ -24,6 +25,7 @@ METHODS: dict[str, type[Any]] = {
     "head": HeadAlone,
     "lora": LoraAdapter,
     "bottleneck": BottleneckAdapter,
+    "fusion": FusionAdapter,
     **dict.fromkeys(CONFIGS, InjectedAdapter),
     "adalora": AdaLoraAdapter,
     "prompt_tuning": PromptTuned,
@@ -71,6 +73,7 @@ __all__ = [
     "METHODS",
     "Adapter",
     "Beginning",
+    "FusionAdapter",
     "LoraAdapter",
     "Merged",
     "SecondMoments",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pefttune import store
 from pefttune.errors import AdapterError, InputError
-from pefttune.pipeline.parents import Parent, read_parent
+from pefttune.pipeline.parents import Parent, check_same_base, read_parent
 
 WAYS = ("linear", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 PRUNING = WAYS[2:]
@@ -101,19 +101,11 @@ def read_parents(store_folder: Path, names: Sequence[str], to: str) -> list[Pare
 def check_alike(parents: Sequence[Parent]) -> None:
     """Raise AdapterError unless all are LoRA adapters of the same layers of one base, and those with heads do the same
     task."""
-    from pefttune import bases
-
     first, *others = parents
     for parent in parents:
         if parent.recipe.adapter.method != "lora":
             raise AdapterError(f"{parent.called} is a {parent.recipe.adapter.method}: only lora adapters can be merged")
-    ours, *theirs = [bases.Fingerprint(**parent.manifest["base"]["fingerprint"]) for parent in parents]
-    for other, fingerprint in zip(others, theirs, strict=True):
-        if differences := ours.differences(fingerprint):
-            raise AdapterError(
-                f"{first.called} and {other.called} were trained on different bases, here that of {first.called}, "
-                f"there that of {other.called}. They differ in: {'; '.join(differences)}"
-            )
+    check_same_base(parents)
     layers = {layer for layer, _ in _layers(first)}
     for other in others:
         if strangers := sorted(layers ^ {layer for layer, _ in _layers(other)}):

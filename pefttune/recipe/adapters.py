@@ -462,6 +462,34 @@ class TrainableTokens(Method):
     )
 
 
+def _several(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) < 2:
+        raise ValueError("a fusion weighs two adapters at least: name another one")
+    return names
+
+
+class Fusion(Method):
+    """AdapterFusion (arXiv:2005.00247): stored adapters, frozen, whose updates are weighed for each token."""
+
+    in_peft = False
+    method: Literal["fusion"] = Field(
+        description="Stored LoRA adapters, frozen; learned is how much of each a token gets, in every layer, by "
+        "attention (AdapterFusion, arXiv:2005.00247)."
+    )
+    adapters: Annotated[Texts, AfterValidator(_several)] = Field(
+        description="The adapters to weigh, of `output.store` and of the recipe's base, by name or name@version. They "
+        "are saved with the new one, which needs none of them afterwards.",
+        examples=[["film-sentiment", "product-sentiment"]],
+    )
+    r: Whole = Field(2, gt=0, le=LARGEST_RANK, description="Width of queries and keys.")
+    members: tuple[Lora, ...] = Field(
+        (),
+        description="The `adapter` sections of those adapters. A run takes them from the store and notes them in its "
+        "resolved recipe; they need not be given.",
+        examples=[[{"method": "lora", "r": 2}, {"method": "lora", "r": 4}]],
+    )
+
+
 class Head(Method):
     """The task's head alone, on the outputs of the frozen base (linear probing)."""
 
@@ -487,6 +515,7 @@ AdapterSection = (
     | PrefixTuning
     | TrainableTokens
     | Bottleneck
+    | Fusion
     | Head
 )
 METHODS: dict[str, type[Method]] = {

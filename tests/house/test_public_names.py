@@ -111,6 +111,7 @@ PUBLIC = {
         "Adapter",
         "Beginning",
         "FILE_PREFIX",
+        "FusionAdapter",
         "LoraAdapter",
         "METHODS",
         "Merged",

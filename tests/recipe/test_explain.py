@@ -84,6 +84,8 @@ LEAVES = {
     "adapter.encoder_reparameterization_type",
     "adapter.encoder_hidden_size",
     "adapter.tokens",
+    "adapter.adapters",
+    "adapter.members",
     "training.per_device_train_batch_size",
     "training.gradient_accumulation_steps",
     "training.max_batch_tokens",
@@ -121,9 +123,10 @@ TYPES = {  # of the tasks whose keys text classification has not
 }
 
 
+REQUIRED = {"trainable_tokens": "trainable_tokens, tokens: [a]", "fusion": "fusion, adapters: [a, b]"}
 # A method that has the key, LoRA where that has it, with what it cannot be without.
 WITH_KEY = {
-    f"adapter.{key}": f"{method}, tokens: [a]" if method == "trainable_tokens" else method
+    f"adapter.{key}": REQUIRED.get(method, method)
     for method, section in [*METHODS.items(), ("lora", METHODS["lora"])]
     for key in section.model_fields
 } | {"adapter.prompt_tuning_init_text": "prompt_tuning, prompt_tuning_init: text, prompt_tuning_init_text: a"}
@@ -212,7 +215,7 @@ def test_choices_units_and_required_keys() -> None:
     assert (explain("output.name").default, explain("output.name").example) == (None, "film-sentiment")
     assert explain("data.label_bins").default == "null"
     assert explain("training.learning_rate").default == "null"
-    assert explain("adapter.r").default == "null (lora, dora), 256 (vera), 64 (miss)"
+    assert explain("adapter.r").default == "null (lora, dora), 256 (vera), 64 (miss), 2 (fusion)"
     assert explain("adapter.target_modules").default == "all-linear, null (ia3)"
     assert explain("adapter.r").bounds == "above 0 and at most 1024, above 0 and at most 4096 (vera)"
 
