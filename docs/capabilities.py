@@ -61,9 +61,10 @@ class Trained:
         events: list[dict[str, Any]] = []
         with allowed(method):
             wanted = recipe(method, quantization, folder)
-            for name in getattr(wanted.adapter, "adapters", ()):  # those that a fusion weighs
+            for seed, name in enumerate(getattr(wanted.adapter, "adapters", ())):  # those that a fusion weighs, unlike
                 output = wanted.output.model_copy(update={"name": name})
-                pipeline.run(recipe("lora", quantization, folder).model_copy(update={"output": output}))
+                own = {"output": output, "seed": seed}
+                pipeline.run(recipe("lora", quantization, folder).model_copy(update=own))
             self.run = pipeline.run(wanted, events.append)
         losses = [event["loss"] for event in events if event["event"] == "step"]
         assert len(losses) == STEPS

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-
-from pefttune import bases, methods
-
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pefttune import bases
     from pefttune.methods import Beginning, Sketch
 
 
 def beginning(base: bases.Base, word: str, sketches: Mapping[str, Sketch]) -> Beginning | None:
     """What gives A and B by this `init_lora_weights`, from sketches of what enters the layers; None where the layers
     told when the adapter was attached."""
+    from pefttune import methods
+
     if word == "eva":
         return lambda name, layer, r, scale: methods.eva(layer, sketches[name].spectrum(), r)
     if word == "corda":
@@ -24,6 +25,8 @@ def beginning(base: bases.Base, word: str, sketches: Mapping[str, Sketch]) -> Be
 
 
 def _of_the_files(base: bases.Base) -> Beginning:
+    from pefttune import bases, methods
+
     originals = bases.Originals(base)
 
     def of_the_files(name: str, layer: nn.Linear, r: int, scale: float) -> tuple[Tensor, Tensor]:
