@@ -2,6 +2,7 @@
 
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.evaluating import evaluate
+from pefttune.pipeline.exporting import Exported, Gate, export_merged, export_peft
 from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
 from pefttune.pipeline.merging import Merge, merge
@@ -11,7 +12,9 @@ from pefttune.pipeline.verifying import Verification, verify
 
 __all__ = [
     "Bench",
+    "Exported",
     "Failed",
+    "Gate",
     "Merge",
     "Probed",
     "Run",
@@ -21,6 +24,8 @@ __all__ = [
     "Way",
     "check_comparable",
     "evaluate",
+    "export_merged",
+    "export_peft",
     "merge",
     "probe",
     "read_data",
