@@ -42,12 +42,13 @@ def _dense(layer: Any, dtype: torch.dtype) -> nn.Linear:
 
 
 def weight_of(layer: nn.Linear) -> Tensor:
-    """The weight (O, I) that a frozen layer, quantized or not, multiplies with; of one in int8, before it has run."""
+    """The weight (O, I) that a frozen layer, quantized or not, multiplies with."""
     if isinstance(layer, bitsandbytes.nn.Linear4bit):
         weight: Tensor = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
         return weight.view(layer.out_features, layer.in_features)
     if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
-        return cast("Tensor", bitsandbytes.functional.int8_vectorwise_dequant(layer.weight.data, layer.weight.SCB))
+        scale = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB  # it moves when the layer first runs
+        return cast("Tensor", bitsandbytes.functional.int8_vectorwise_dequant(layer.weight.data, scale))
     return layer.weight.data
 
 

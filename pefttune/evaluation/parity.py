@@ -13,6 +13,7 @@ from pefttune.batching import evaluation_batches, likeliest_tokens
 from pefttune.data import Example, Row
 from pefttune.inference import Session
 from pefttune.tasks import Encoded
+from pefttune.tasks.written import by_example
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,5 @@ def _likeliest(session: Session, name: str, examples: Sequence[Example]) -> list
         batch = session.collator.collate([examples[i] for i in indices], every_answer=True)
         with session.passing(name):
             tokens = likeliest_tokens(session.base.model, batch).cpu()
-        own = tokens.split(batch.answers_N.bincount(minlength=batch.n_answers).tolist())
-        found |= {i: each.tolist() for i, each in zip(indices, own, strict=True)}
+        found |= {i: each.tolist() for i, each in zip(indices, by_example(tokens, batch), strict=True)}
     return [token for i in range(len(examples)) for token in found[i]]

@@ -1,8 +1,9 @@
 """The straight line from a recipe to a stored adapter. Start reading at `line.run_together`. Imports no torch."""
 
 from pefttune.pipeline.beginning import read_data
+from pefttune.pipeline.checking import check
 from pefttune.pipeline.evaluating import evaluate
-from pefttune.pipeline.exporting import Exported, Gate, export_merged, export_peft
+from pefttune.pipeline.exporting import Exported, Gate, export_gguf, export_merged, export_peft
 from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
 from pefttune.pipeline.merging import Merge, merge
@@ -22,8 +23,10 @@ __all__ = [
     "Tried",
     "Verification",
     "Way",
+    "check",
     "check_comparable",
     "evaluate",
+    "export_gguf",
     "export_merged",
     "export_peft",
     "merge",

@@ -32,7 +32,7 @@ class Gate:
     """What a merged model has to pass: to agree with the adapter on its base in so large a share of the test rows of
     its recipe, or of a labelled file `source`, `max_rows` of them at most."""
 
-    min_agreement: float = 0.98
+    min_agreement: float = 0.95
     source: str | None = None
     max_rows: int | None = None
 
@@ -56,6 +56,26 @@ def export_peft(name: str, output: Path, store_folder: Path | str = "adapters") 
         raise AdapterError(f"{adapter.called} is a {adapter.recipe.adapter.method} adapter, which PEFT does not have")
     with publishing.new_folder(output) as folder:
         publishing.copy_stored(adapter.folder, adapter.manifest, folder)
+    return Exported(output)
+
+
+def export_gguf(
+    name: str, output: Path, store_folder: Path | str = "adapters", base_source: str | None = None
+) -> Exported:
+    """Write a stored LoRA adapter as `NAME.gguf` for llama.cpp into the folder `output`. Raises AdapterError for one
+    that llama.cpp cannot apply, BaseError for a base whose layers it may lay out otherwise, InputError, StorageError.
+    """
+    from pefttune import methods, publishing
+    from pefttune.inference import open_session
+
+    adapter = read_parent(Path(store_folder), name)
+    _check_low_rank(adapter)
+    publishing.check_free(output)
+    session = open_session(name, store_folder, base_source)
+    lora = session[name].adapter
+    assert isinstance(lora, methods.LoraAdapter)
+    with publishing.new_folder(output) as folder:
+        publishing.write_gguf(session.base, lora, folder / f"{adapter.name}.gguf")
     return Exported(output)
 
 
@@ -88,6 +108,7 @@ def export_merged(
         publishing.write_merged(trained_on, lora, into, folder)
         before = _answers(session, name, adapter, rows, "adapter on its base", notify)
         section = schema.Base(source=str(folder), quantization="none", dtype=publishing.dtype_name(trained_on))
+        section = section.model_copy(update={"device": adapter.recipe.base.device})
         fingerprint = trained_on.fingerprint
         del session, lora, trained_on  # the merged model needs the room
         gc.collect()
@@ -104,17 +125,22 @@ def export_merged(
 
 def _check(adapter: Parent, into: Into, gate: Gate) -> None:
     """Raise AdapterError for what cannot be merged, InputError for what cannot be asked."""
-    kind, head = adapter.recipe.adapter.method, adapter.manifest.get("head")
-    if kind != "lora" or (head and head["outputs"] is not None):
-        what = f"a {kind} adapter" if kind != "lora" else "an adapter with a head, which the base has no place for"
-        raise AdapterError(
-            f"{adapter.called} is {what}. What can be merged into weights is a lora adapter without a head: of the "
-            "tasks summarization and text-generation, or text-classification by label-words"
-        )
+    _check_low_rank(adapter)
     if into == "dequantized" and adapter.recipe.base.quantization == "none":
         raise InputError(f"--into dequantized: {adapter.called} was trained on the original weights; leave it out")
     if not 0 <= gate.min_agreement <= 1:
         raise InputError(f"--min-agreement {gate.min_agreement:g} is no share: it must be between 0 and 1")
+
+
+def _check_low_rank(adapter: Parent) -> None:
+    """Raise AdapterError for an adapter that is more than updates of the base's layers, or another kind of them."""
+    kind, head = adapter.recipe.adapter.method, adapter.manifest.get("head")
+    if kind != "lora" or (head and head["outputs"] is not None):
+        what = f"a {kind} adapter" if kind != "lora" else "an adapter with a head, which the base has no place for"
+        raise AdapterError(
+            f"{adapter.called} is {what}. What can be exported so is a lora adapter without a head: of the tasks "
+            "summarization and text-generation, or text-classification by label-words"
+        )
 
 
 def _rows(adapter: Parent, gate: Gate, notify: Notify) -> Sequence[Row]:

@@ -1,6 +1,8 @@
 """What goes out: an adapter's manifest, its card and its exports, and nothing of the machine."""
 
 from pefttune.publishing.card import render_card, render_merged_card
+from pefttune.publishing.consumers import CONSUMERS, Objection, Stored, object_to
+from pefttune.publishing.gguf_lora import check_gguf, write_gguf
 from pefttune.publishing.manifest import describe, describe_base, dtype_name
 from pefttune.publishing.merged import Into, write_merged
 from pefttune.publishing.new_folder import check_free, new_folder
@@ -8,15 +10,21 @@ from pefttune.publishing.portable import portable
 from pefttune.publishing.stored import copy_stored
 
 __all__ = [
+    "CONSUMERS",
     "Into",
+    "Objection",
+    "Stored",
     "check_free",
+    "check_gguf",
     "copy_stored",
     "describe",
     "describe_base",
     "dtype_name",
     "new_folder",
+    "object_to",
     "portable",
     "render_card",
     "render_merged_card",
+    "write_gguf",
     "write_merged",
 ]

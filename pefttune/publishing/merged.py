@@ -18,7 +18,7 @@ Into = Literal["original", "dequantized"]
 
 def write_merged(base: bases.Base, adapter: LoraAdapter, into: Into, folder: Path) -> None:
     """Write the base with W + scale · B · A in place of each adapted W into `folder`: each sum is made in float32 and
-    rounded once, to the dtype of the base's files. `base` has not been run since it was loaded. Raises BaseError."""
+    rounded once, to the dtype of the base's files. Raises BaseError."""
     updates = {key.removeprefix(FILE_PREFIX): update for key, update in adapter.updates.items()}
     layers = linear_modules(base.model) if into == "dequantized" else {}
     changes = {
