@@ -51,4 +51,5 @@ def _read_config(path: Path) -> dict[str, Any]:
         wrong = [key for key, value in numbers.items() if not isinstance(value, int | float) or value < (key == "r")]
     if wrong:
         raise AdapterError(f"{path} is damaged: {', '.join(wrong)} missing or of the wrong kind")
-    return config
+    of_peft: dict[str, Any] = config
+    return of_peft

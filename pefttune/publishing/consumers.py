@@ -50,7 +50,7 @@ class Stored:
     @property
     def is_lora(self) -> bool:
         """Whether it is low-rank updates, and perhaps a head."""
-        return self.config["peft_type"] == "LORA"
+        return bool(self.config["peft_type"] == "LORA")
 
     @property
     def ranks(self) -> dict[str, int]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pefttune.publishing import merged
+from pefttune import bases
 from pefttune.store import write_manifest
 
 
@@ -67,7 +68,10 @@ def test_a_merged_model_says_what_the_adapter_says(
 def test_a_merged_model_that_says_something_else_is_refused(
     command: Any, refused: Any, folder: Path, rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merged, "_merged", lambda layer, update, stored_OI: -stored_OI)
+    rewrite = bases.rewrite
+    # Byte by byte the tiny model finds the shorter label likelier, unless its output layer is loud.
+    loud = {"lm_head.weight": lambda stored: 100 * torch.randn(stored.shape, generator=torch.manual_seed(0))}
+    monkeypatch.setattr(bases, "rewrite", lambda folder, to, changes: rewrite(folder, to, {**changes, **loud}))
     done = command("export", "tiny", "--to", "merged", *rows, "--json")
     told = ("tiny@1, merged into the original weights, is not the model", "95.0 % are asked for", "--to peft")
     refused(done, 1, "VerificationError", *told)

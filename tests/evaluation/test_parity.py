@@ -21,6 +21,8 @@ DOCUMENTS = [("About the sun. More of it.", "sun 1"), ("x", "a longer one"), ("T
 
 def test_labels_are_compared_row_by_row(base_of: Any, adapted: Any, tmp_path: Path) -> None:
     session = Session(base_of())
+    # Byte by byte the tiny model finds the shorter label likelier, unless its output layer is loud.
+    session.base.model.lm_head.weight.normal_(std=2.0, generator=torch.manual_seed(0))
     adapted(session, "a", seed=1)
     adapted(session, "b", seed=2, std=0.5)
     rows = [Row({"text": f"film {number}", "label": "good"}, "") for number in range(12)]

@@ -34,7 +34,7 @@ def session_of(base_of: Any, adapted: Any, new_tokenizer: Any, tmp_path: Path) -
         import transformers
 
         folder = tmp_path / kind
-        size = {**SIZE, "vocab_size": new_tokenizer(folder), "num_key_value_heads": 2, "max_position_embeddings": 64}
+        size = {**SIZE, "vocab_size": new_tokenizer(folder), "num_key_value_heads": 2, "max_position_embeddings": 512}
         torch.manual_seed(0)
         own = {"sliding_window": None} if kind == "Mistral" else {}
         config = getattr(transformers, f"{kind}Config")(
