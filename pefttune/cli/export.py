@@ -14,16 +14,12 @@ from pefttune.errors import InputError
 if TYPE_CHECKING:
     from pefttune.pipeline import Exported
 
-MERGED_ONLY = "goes with --to merged"
-
 
 def export(
     name: Annotated[str, typer.Argument(help="An adapter: name, or name@version.")],
     to: Annotated[
-        Literal["merged", "peft", "gguf"],
-        typer.Option(
-            "--to", help="merged: a model for transformers alone; peft: a folder for PEFT alone; gguf: for llama.cpp."
-        ),
+        Literal["merged", "peft"],
+        typer.Option("--to", help="merged: a model for transformers alone; peft: a folder for PEFT alone."),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", help="The folder to write; by default exports/NAME-VERSION-FORM.")
@@ -55,14 +51,11 @@ def export(
 
     found = room.find(Path(store), name)
     folder = output or Path("exports") / f"{found.parent.name}-{found.name}-{to}"
-    if to != "merged":
+    if to == "peft":
         given = {"--into": into, "--min-agreement": min_agreement, "--data": data_file, "--max-rows": max_rows}
         if wrong := [option for option, value in given.items() if value is not None]:
-            raise InputError(f"{wrong[0]} {MERGED_ONLY}")
-    if to == "peft":
+            raise InputError(f"{wrong[0]} goes with --to merged")
         exported = pipeline.export_peft(name, folder, Path(store))
-    elif to == "gguf":
-        exported = pipeline.export_gguf(name, folder, Path(store), base)
     else:
         usual = pipeline.Gate.min_agreement
         gate = pipeline.Gate(usual if min_agreement is None else min_agreement, data_file, max_rows)

@@ -3,7 +3,7 @@
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.checking import check
 from pefttune.pipeline.evaluating import evaluate
-from pefttune.pipeline.exporting import Exported, Gate, export_gguf, export_merged, export_peft
+from pefttune.pipeline.exporting import Exported, Gate, export_merged, export_peft
 from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
 from pefttune.pipeline.merging import Merge, merge
@@ -26,7 +26,6 @@ __all__ = [
     "check",
     "check_comparable",
     "evaluate",
-    "export_gguf",
     "export_merged",
     "export_peft",
     "merge",

@@ -59,26 +59,6 @@ def export_peft(name: str, output: Path, store_folder: Path | str = "adapters") 
     return Exported(output)
 
 
-def export_gguf(
-    name: str, output: Path, store_folder: Path | str = "adapters", base_source: str | None = None
-) -> Exported:
-    """Write a stored LoRA adapter as `NAME.gguf` for llama.cpp into the folder `output`. Raises AdapterError for one
-    that llama.cpp cannot apply, BaseError for a base whose layers it may lay out otherwise, InputError, StorageError.
-    """
-    from pefttune import methods, publishing
-    from pefttune.inference import open_session
-
-    adapter = read_parent(Path(store_folder), name)
-    _check_low_rank(adapter)
-    publishing.check_free(output)
-    session = open_session(name, store_folder, base_source)
-    lora = session[name].adapter
-    assert isinstance(lora, methods.LoraAdapter)
-    with publishing.new_folder(output) as folder:
-        publishing.write_gguf(session.base, lora, folder / f"{adapter.name}.gguf")
-    return Exported(output)
-
-
 def export_merged(
     name: str,
     output: Path,
@@ -125,22 +105,17 @@ def export_merged(
 
 def _check(adapter: Parent, into: Into, gate: Gate) -> None:
     """Raise AdapterError for what cannot be merged, InputError for what cannot be asked."""
-    _check_low_rank(adapter)
-    if into == "dequantized" and adapter.recipe.base.quantization == "none":
-        raise InputError(f"--into dequantized: {adapter.called} was trained on the original weights; leave it out")
-    if not 0 <= gate.min_agreement <= 1:
-        raise InputError(f"--min-agreement {gate.min_agreement:g} is no share: it must be between 0 and 1")
-
-
-def _check_low_rank(adapter: Parent) -> None:
-    """Raise AdapterError for an adapter that is more than updates of the base's layers, or another kind of them."""
     kind, head = adapter.recipe.adapter.method, adapter.manifest.get("head")
     if kind != "lora" or (head and head["outputs"] is not None):
         what = f"a {kind} adapter" if kind != "lora" else "an adapter with a head, which the base has no place for"
         raise AdapterError(
-            f"{adapter.called} is {what}. What can be exported so is a lora adapter without a head: of the tasks "
-            "summarization and text-generation, or text-classification by label-words"
+            f"{adapter.called} is {what}. What can be merged into weights is a lora adapter without a head: of the "
+            "tasks summarization and text-generation, or text-classification by label-words"
         )
+    if into == "dequantized" and adapter.recipe.base.quantization == "none":
+        raise InputError(f"--into dequantized: {adapter.called} was trained on the original weights; leave it out")
+    if not 0 <= gate.min_agreement <= 1:
+        raise InputError(f"--min-agreement {gate.min_agreement:g} is no share: it must be between 0 and 1")
 
 
 def _rows(adapter: Parent, gate: Gate, notify: Notify) -> Sequence[Row]:

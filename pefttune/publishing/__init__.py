@@ -2,7 +2,6 @@
 
 from pefttune.publishing.card import render_card, render_merged_card
 from pefttune.publishing.consumers import CONSUMERS, Objection, Stored, object_to
-from pefttune.publishing.gguf_lora import check_gguf, write_gguf
 from pefttune.publishing.manifest import describe, describe_base, dtype_name
 from pefttune.publishing.merged import Into, write_merged
 from pefttune.publishing.new_folder import check_free, new_folder
@@ -15,7 +14,6 @@ __all__ = [
     "Objection",
     "Stored",
     "check_free",
-    "check_gguf",
     "copy_stored",
     "describe",
     "describe_base",
@@ -25,6 +23,5 @@ __all__ = [
     "portable",
     "render_card",
     "render_merged_card",
-    "write_gguf",
     "write_merged",
 ]

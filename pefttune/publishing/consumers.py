@@ -130,9 +130,9 @@ def _llama_cpp(adapter: Stored) -> Iterator[Objection]:
         cause = f"convert_lora_to_gguf.py takes low-rank updates only, and its head ({heads[0]}) is none"
         yield Objection("refuses", cause, "train it with approach: label-words, where the task has that")
     alpha = adapter.config["lora_alpha"]
-    by_us = f"pefttune export {adapter.manifest['name']} --to gguf, which puts that into the numbers"
+    mend = adapter.as_weights or "train it with one rank and without use_rslora"
     why = "convert_lora_to_gguf.py reads neither use_rslora nor alpha_pattern: llama.cpp scales by lora_alpha / rank"
-    yield from _mis_scaled(why, adapter, lambda layer: alpha / adapter.ranks[layer], by_us)
+    yield from _mis_scaled(why, adapter, lambda layer: alpha / adapter.ranks[layer], mend)
     yield from _quantized(
         adapter, "judge it on the GGUF base that is served, which is quantized otherwise or not at all"
     )

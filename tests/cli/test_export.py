@@ -96,11 +96,11 @@ def test_what_cannot_be_asked_is_told_before_a_base_is_read(
 def test_only_lora_without_a_head_can_be_merged(command: Any, refused: Any, folder: Path) -> None:
     edited(folder, lambda manifest: manifest.update(head={"task_type": "SEQ_CLS", "outputs": 2, "plain": True}))
     done = command("export", "tiny", "--to", "merged", "--json")
-    refused(done, 2, "AdapterError", "tiny@1 is an adapter with a head", "can be exported so is a lora")
+    refused(done, 2, "AdapterError", "tiny@1 is an adapter with a head", "can be merged into weights is a lora")
     for method in ("ia3", "prefix_tuning"):
         edited(folder, lambda manifest, m=method: manifest["recipe"].update(adapter={"method": m}))  # type: ignore[misc]
         done = command("export", "tiny", "--to", "merged", "--json")
-        refused(done, 2, "AdapterError", f"tiny@1 is a {method} adapter", "can be exported so is a lora")
+        refused(done, 2, "AdapterError", f"tiny@1 is a {method} adapter", "can be merged into weights is a lora")
 
 
 def test_peft_gets_what_the_store_holds(command: Any, folder: Path, tmp_path: Path, tree: Any) -> None:
@@ -120,17 +120,6 @@ def test_a_changed_file_is_not_exported(command: Any, refused: Any, folder: Path
     (folder / "README.md").write_text("other")
     refused(command("export", "tiny", "--to", "peft", "--json"), 2, "AdapterError", "has been changed or damaged")
     assert not (tmp_path / "exports").exists()
-
-
-def test_llama_cpp_gets_one_file(command: Any, folder: Path, tmp_path: Path) -> None:
-    """What is in it: tests/publishing/test_gguf_lora.py."""
-    done = command("export", "tiny", "--to", "gguf", "--json")
-    assert done.code == 0, done.err
-    assert done.document["folder"] == "exports/tiny-1-gguf"
-    [path] = (tmp_path / "exports" / "tiny-1-gguf").iterdir()
-    assert path.name == "tiny.gguf"
-    assert path.read_bytes().startswith(b"GGUF")
-    assert str(tmp_path).encode() not in path.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,6 @@ PUBLIC = {
         "Objection",
         "Stored",
         "check_free",
-        "check_gguf",
         "copy_stored",
         "describe",
         "describe_base",
@@ -259,7 +258,6 @@ PUBLIC = {
         "portable",
         "render_card",
         "render_merged_card",
-        "write_gguf",
         "write_merged",
     },
     "pefttune.pipeline": {
@@ -275,7 +273,6 @@ PUBLIC = {
         "Way",
         "evaluate",
         "check",
-        "export_gguf",
         "export_merged",
         "export_peft",
         "merge",
