@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from pefttune import bases
+from pefttune import evaluation
 from pefttune.store import write_manifest
 
 
@@ -68,12 +68,20 @@ def test_a_merged_model_says_what_the_adapter_says(
 def test_a_merged_model_that_says_something_else_is_refused(
     command: Any, refused: Any, folder: Path, rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rewrite = bases.rewrite
-    # Byte by byte the tiny model finds the shorter label likelier, unless its output layer is loud.
-    loud = {"lm_head.weight": lambda stored: 100 * torch.randn(stored.shape, generator=torch.manual_seed(0))}
-    monkeypatch.setattr(bases, "rewrite", lambda folder, to, changes: rewrite(folder, to, {**changes, **loud}))
+    answer = evaluation.answer
+
+    def otherwise(session: Any, name: str, *about: Any) -> Any:
+        found = answer(session, name, *about)
+        return found if session[name].adapter else replace(found, choices=(*found.choices[:18], "x", "x"))
+
+    monkeypatch.setattr(evaluation, "answer", otherwise)
     done = command("export", "tiny", "--to", "merged", *rows, "--json")
-    told = ("tiny@1, merged into the original weights, is not the model", "95.0 % are asked for", "--to peft")
+    told = (
+        "tiny@1, merged into the original weights, is not the model",
+        "in 90.0 % of 20 rows",
+        "95.0 % are asked for",
+        "--to peft",
+    )
     refused(done, 1, "VerificationError", *told)
     assert not list((tmp_path / "exports").iterdir())
 

@@ -19,10 +19,9 @@ from pefttune.recipe import tasks as sections
 DOCUMENTS = [("About the sun. More of it.", "sun 1"), ("x", "a longer one"), ("The cat sat there.", "cat")]
 
 
-def test_labels_are_compared_row_by_row(base_of: Any, adapted: Any, tmp_path: Path) -> None:
-    session = Session(base_of())
-    # Byte by byte the tiny model finds the shorter label likelier, unless its output layer is loud.
-    session.base.model.lm_head.weight.normal_(std=2.0, generator=torch.manual_seed(0))
+def test_labels_are_compared_row_by_row(base_of: Any, adapted: Any, new_model: Any, tmp_path: Path) -> None:
+    # Fresh weights are so small that every text looks alike.
+    session = Session(base_of(new_model(tmp_path / "loud", initializer_range=0.5)))
     adapted(session, "a", seed=1)
     adapted(session, "b", seed=2, std=0.5)
     rows = [Row({"text": f"film {number}", "label": "good"}, "") for number in range(12)]
