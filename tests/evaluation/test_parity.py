@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,24 +18,23 @@ from pefttune.recipe import tasks as sections
 DOCUMENTS = [("About the sun. More of it.", "sun 1"), ("x", "a longer one"), ("The cat sat there.", "cat")]
 
 
-def test_labels_are_compared_row_by_row(base_of: Any, adapted: Any, new_model: Any, tmp_path: Path) -> None:
-    # Fresh weights are so small that every text looks alike.
-    session = Session(base_of(new_model(tmp_path / "loud", initializer_range=0.5)))
+def test_labels_are_compared_row_by_row(base_of: Any, adapted: Any) -> None:
+    session = Session(base_of())
     adapted(session, "a", seed=1)
     adapted(session, "b", seed=2, std=0.5)
-    rows = [Row({"text": f"film {number}", "label": "good"}, "") for number in range(12)]
+    rows = [Row({"text": f"film {number}", "label": "good" if number else "bad"}, "") for number in range(12)]
     encoded = [session["a"].encoder(row) for row in rows]
     one, other = (evaluation.answer(session, name, rows, encoded) for name in "ab")
-    said = [[str(each) for each in session.predict([row.values for row in rows], name)] for name in "ab"]
-    parity = evaluation.parity(len(rows), one, other)
-    agreed = sum(mine == theirs for mine, theirs in zip(*said, strict=True))
-    assert 0 < agreed < len(rows), "the test needs rows of both kinds"
-    assert (parity.rows, parity.choices, parity.counted, parity.agreement) == (12, 12, "rows", agreed / 12)
-    assert (parity.metric, parity.before) == ("accuracy", said[0].count("good") / 12)
-    assert parity.after == said[1].count("good") / 12
+    said = [str(each) for each in session.predict([row.values for row in rows], "a")]
+    assert list(one.choices) == said
+    right = [mine == row.values["label"] for mine, row in zip(said, rows, strict=True)]
+    turned = replace(other, choices=("another", *one.choices[1:]), value=0.25)  # a random model says the same of all
+    parity = evaluation.parity(len(rows), one, turned)
+    assert (parity.rows, parity.choices, parity.counted, parity.agreement) == (12, 12, "rows", 11 / 12)
+    assert (parity.metric, parity.before, parity.after) == ("accuracy", sum(right) / 12, 0.25)
     flat = [example for each in encoded for example in each]
     scores = [torch.cat(session.scores(name, flat)) for name in "ab"]
-    assert parity.largest == float((scores[0] - scores[1]).abs().max())
+    assert parity.largest == float((scores[0] - scores[1]).abs().max()) > 0
     same = evaluation.parity(len(rows), one, one)
     assert (same.agreement, same.largest) == (1.0, 0.0)
 
