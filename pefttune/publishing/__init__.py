@@ -1,7 +1,27 @@
-"""What goes out with an adapter: its manifest and its card, and nothing of the machine."""
+"""What goes out: an adapter's manifest, its card and its exports, and nothing of the machine."""
 
-from pefttune.publishing.card import render_card
+from pefttune.publishing.card import render_card, render_merged_card
+from pefttune.publishing.consumers import CONSUMERS, Objection, Stored, object_to
 from pefttune.publishing.manifest import describe, describe_base, dtype_name
+from pefttune.publishing.merged import Into, write_merged
+from pefttune.publishing.new_folder import check_free, new_folder
 from pefttune.publishing.portable import portable
+from pefttune.publishing.stored import copy_stored
 
-__all__ = ["describe", "describe_base", "dtype_name", "portable", "render_card"]
+__all__ = [
+    "CONSUMERS",
+    "Into",
+    "Objection",
+    "Stored",
+    "check_free",
+    "copy_stored",
+    "describe",
+    "describe_base",
+    "dtype_name",
+    "new_folder",
+    "object_to",
+    "portable",
+    "render_card",
+    "render_merged_card",
+    "write_merged",
+]
