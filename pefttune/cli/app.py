@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import doctor, embed, merge, probe, recipes, store, sweep, train, use, verify, versions
+from pefttune.cli import doctor, embed, hub, merge, probe, recipes, store, sweep, train, use, verify, versions
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -35,6 +35,8 @@ app.command()(verify.verify)
 app.command()(versions.alias)
 app.command()(versions.remove)
 app.command()(versions.gc)
+app.command()(hub.publish)
+app.command()(hub.pull)
 app.command("recipes")(recipes.list_recipes)
 app.command()(recipes.explain)
 

@@ -196,6 +196,7 @@ PUBLIC = {
         "View",
         "answer_log_likelihoods",
         "boundary_of",
+        "check_base",
         "extract",
         "input_spectra",
         "load_base_of",
@@ -237,10 +238,17 @@ PUBLIC = {
         "watch",
     },
     "pefttune.publishing": {
+        "File",
+        "Publication",
+        "Published",
+        "Pulled",
         "describe",
         "describe_base",
         "dtype_name",
         "portable",
+        "prepare",
+        "publish",
+        "pull",
         "render_card",
     },
     "pefttune.pipeline": {
@@ -308,6 +316,18 @@ COMMANDS = {
     "alias": {"name", "word", "--store", "--json"},
     "remove": {"name", "--store", "--json"},
     "gc": {"--keep", "--dry-run", "--store", "--json"},
+    "publish": {
+        "name",
+        "--repo-id",
+        "--private",
+        "--pull-request",
+        "--dry-run",
+        "--license",
+        "--benchmark",
+        "--store",
+        "--json",
+    },
+    "pull": {"repository", "--as", "--store", "--json"},
     "recipes": {"--json"},
     "explain": {"key", "--recipe", "--json"},
 }
@@ -322,6 +342,7 @@ WITHOUT_TORCH = [
     ["merge", "no-such-adapter", "another", "--to", "both"],
     ["predict", "no-such-adapter", "text"],
     ["verify", "no-such-adapter"],
+    ["publish", "no-such-adapter", "--repo-id", "anna/film"],
     ["gc"],
 ]
 
@@ -375,7 +396,7 @@ def test_these_commands_import_no_torch(tmp_path: Path) -> None:
         "    sys.argv = ['pefttune', *arguments]\n"
         "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "        main()\n"
-        "    heavy = {'torch', 'transformers', 'peft', 'datasets'} & sys.modules.keys()\n"
+        "    heavy = {'torch', 'transformers', 'peft', 'datasets', 'huggingface_hub'} & sys.modules.keys()\n"
         "    if heavy:\n"
         "        sys.exit(f'{arguments} imports {heavy}')\n"
         "print('done')\n"
