@@ -75,5 +75,7 @@ def pull(
         if pulled.base_checked
         else "its base is not here yet, and will be checked when it is first used"
     )
-    out.print(f"{called} is {repository}, commit {pulled.commit}; every file is as it was published, and {base}.")
-    out.print(f"`pefttune verify {called}` proves that it answers here as it did when it was trained.")
+    told = f"{called} is {repository}, commit {pulled.commit}; every file is as it was published, and {base}."
+    out.print(told, soft_wrap=True)
+    proof = f"`pefttune verify {called}` proves that it answers here as it did when it was trained."
+    out.print(proof, soft_wrap=True)
