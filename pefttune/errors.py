@@ -7,6 +7,7 @@
     │   ├── BaseError             the base: not found, unreadable, unsafe, unfit for the task
     │   └── AdapterError          an adapter: unknown or unsafe name, damaged files, made for another base
     ├── FetchError                something pinned could not be fetched, or is not what was pinned
+    ├── HubError                  the Hub cannot be reached, or refuses what was asked of it
     ├── TrainingError             training stopped before it could do harm
     │   └── NonFiniteError        the loss or the gradient is NaN or infinite; nothing was updated
     ├── VerificationError         what was saved and read back is not what was trained
@@ -48,6 +49,10 @@ class AdapterError(InputError):
 
 class FetchError(PefttuneError):
     """Something pinned could not be fetched, or its sha256 is not the pinned one."""
+
+
+class HubError(PefttuneError):
+    """The Hub cannot be reached, does not know who asks, or refuses what was asked."""
 
 
 class TrainingError(PefttuneError):

@@ -56,19 +56,24 @@ def locate(source: str, revision: str | None = None, origin: str | None = None, 
     return _from_hub(HubSource(source, revision), weights)
 
 
-def local_folder(source: str, revision: str | None = None) -> Path | None:
-    """The folder of the base named `source`, if it lies on this machine as it is; nothing is fetched or converted."""
+def local_folder(
+    source: str, revision: str | None = None, origin: str | None = None, *, weights: bool = False
+) -> Path | None:
+    """The folder of the base named `source`, if it lies on this machine as it is, with its weights if they are wanted;
+    nothing is fetched or converted. `origin` pins one source of a catalogue name."""
     if source in BASES:
         for each in BASES[source].sources:
+            if origin not in (None, str(each)):
+                continue
             if isinstance(each, HubSource):
-                if found := _in_hub_cache(each, weights=False):
+                if found := _in_hub_cache(each, weights):
                     return found.folder
             elif (folder := _package_folder(each)).is_dir():
                 return folder
         return None
     if (path := Path(source).expanduser()).exists() or not HUB_ID.fullmatch(source):
         return path if path.is_dir() else None
-    found = _in_hub_cache(HubSource(source, revision), weights=False)
+    found = _in_hub_cache(HubSource(source, revision), weights)
     return None if found is None else found.folder
 
 

@@ -10,7 +10,22 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import check, doctor, embed, export, merge, probe, recipes, store, sweep, train, use, verify, versions
+from pefttune.cli import (
+    check,
+    doctor,
+    embed,
+    export,
+    hub,
+    merge,
+    probe,
+    recipes,
+    store,
+    sweep,
+    train,
+    use,
+    verify,
+    versions,
+)
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -37,6 +52,8 @@ app.command()(check.check)
 app.command()(versions.alias)
 app.command()(versions.remove)
 app.command()(versions.gc)
+app.command()(hub.publish)
+app.command()(hub.pull)
 app.command("recipes")(recipes.list_recipes)
 app.command()(recipes.explain)
 

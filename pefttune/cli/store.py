@@ -56,7 +56,7 @@ def _row(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     comparison = manifest["comparison"]
     primary = comparison["primary"]
     return {
-        "name": manifest["name"],
+        "name": folder.parent.name,  # one that was pulled may have another name here than where it was trained
         "version": int(folder.name),
         "task": manifest["recipe"]["task"]["type"],
         "labels": manifest["labels"],

@@ -8,6 +8,7 @@ from pefttune.inference.loaded import Loaded
 from pefttune.inference.opening import base_section_of, load_base_of, open_session
 from pefttune.inference.prompted import PromptedEncoder
 from pefttune.inference.sampling import Sampling
+from pefttune.inference.saved import check_base
 from pefttune.inference.session import BASE_ITSELF, Session
 from pefttune.inference.views import View, views_of
 
@@ -23,6 +24,7 @@ __all__ = [
     "answer_log_likelihoods",
     "base_section_of",
     "boundary_of",
+    "check_base",
     "extract",
     "input_sketches",
     "load_base_of",

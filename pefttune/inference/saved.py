@@ -33,14 +33,19 @@ def read_saved(folder: Path, base: bases.Base, expected: Source | None = None) -
     source = Source(folder.resolve(), manifest["files"][weights], (folder / weights).stat().st_size)
     if expected is not None and source != expected:
         raise AdapterError(f"{folder} holds other weights than when it was loaded; remove the adapter and load it")
-    trained_on = bases.Fingerprint(**manifest["base"]["fingerprint"])
-    if differences := base.fingerprint.differences(trained_on):
-        raise AdapterError(
-            f"{manifest['name']} was trained on another base ({manifest['base']['source']}, "
-            f"{manifest['base']['origin']}). They differ in: " + "; ".join(differences)
-        )
+    check_base(manifest, base.fingerprint)
     recipe = recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}")
     return Saved(manifest, recipe, source)
+
+
+def check_base(manifest: dict[str, Any], found: bases.Fingerprint) -> None:
+    """Raise AdapterError, field by field, where a stored adapter was trained on another base than the one found."""
+    told = manifest["base"]
+    if differences := found.differences(bases.Fingerprint(**told["fingerprint"])):
+        raise AdapterError(
+            f"{manifest['name']} was trained on another base ({told['source']}, {told['origin']}). They differ in: "
+            + "; ".join(differences)
+        )
 
 
 def attach_again(session: Session, source: Source) -> Loaded:

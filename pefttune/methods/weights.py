@@ -69,11 +69,22 @@ def read(folder: Path, expected: Mapping[str, Tensor], sha256: str | None = None
         wanted = {key: tuple(tensor.shape) for key, tensor in expected.items()}
         if faults := _faults({key: place.shape for key, place in file.places.items()}, wanted):
             raise AdapterError(f"{path} does not fit the adapter it is to fill:\n  " + "\n  ".join(faults))
-        state = file.tensors(sha256)
+        state = _finite(path, file.tensors(sha256))
+    return {key: tensor.float() for key, tensor in state.items()}
+
+
+def check(folder: Path, sha256: str) -> None:
+    """Read the adapter's tensors as strictly as `read` does, where there is no base that they have to fit. Raises
+    AdapterError."""
+    with _opened(folder) as file:
+        _finite(folder / WEIGHTS, file.tensors(sha256))
+
+
+def _finite(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
-            raise AdapterError(f"{path}: {key} holds NaN or infinite values")
-    return {key: tensor.float() for key, tensor in state.items()}
+            raise AdapterError(f"{path}: {shown(key)} holds NaN or infinite values")
+    return state
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pefttune.data import CATALOGUE
 from pefttune.evaluation import Parity
 from pefttune.methods.weights import WEIGHTS
+from pefttune.publishing.results import hub_dataset, hub_metrics, model_index
 from pefttune.recipe.adapters import METHODS
 
 TEMPLATE, MERGED = "card.md.jinja", "merged.md.jinja"
@@ -21,19 +23,62 @@ AUTO_CLASSES = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
 }
 """transformers' class for a base with a head, or for an encoder-decoder, by PEFT's name of the task."""
-HUB_METRICS = {
-    **{name: name for name in ("accuracy", "f1", "precision", "recall", "exact_match")},
-    "macro_f1": "f1",
-    "micro_f1": "f1",
-    "word_accuracy": "accuracy",
-    "rouge_l": "rouge",
-    "rouge_1": "rouge",
-    "rouge_2": "rouge",
-    "r2": "r_squared",
-    "pearson": "pearsonr",
-    "spearman": "spearmanr",
-}
-"""Our names, and those of the Hub (huggingface.co/evaluate-metric). Others stand in the card's tables only."""
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's `--max-lora-rank` may be (vllm/config/lora.py)."""
+
+
+def render_card(
+    manifest: dict[str, Any],
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
+    vllm_rank: int | None = None,
+) -> str:
+    """The card of an adapter from its manifest, as Markdown with the Hub's metadata on top.
+
+    One that is published in `repo_id` says how others get and load it, in vLLM where that takes it with a
+    `--max-lora-rank` of `vllm_rank`. `license` is the adapter's, by default its recipe's.
+    """
+    recipe, base, head = manifest["recipe"], manifest["base"], manifest["head"]
+    license = license or recipe["output"]["license"]
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            metadata=_metadata(manifest, license).to_yaml(),
+            name=manifest["name"],
+            repo_id=repo_id,
+            vllm_rank=vllm_rank,
+            task=recipe["task"]["type"],
+            labels=manifest["labels"],
+            prompt=manifest["prompt"],
+            example=_example(manifest["inputs"]),
+            auto_class=AUTO_CLASSES[head["task_type"]] if head and head["plain"] else None,
+            own_head=bool(head) and not head["plain"],
+            outputs=head and head["outputs"],
+            both_ways=bool(head) and head.get("is_causal") is False,
+            pairs=bool(head) and head["task_type"] == "QUESTION_ANS",
+            method=recipe["adapter"]["method"],
+            in_peft=METHODS[recipe["adapter"]["method"]].in_peft,
+            parameters=manifest["parameters"],
+            version=manifest["versions"]["pefttune"],
+            license=license,
+            base_id=base["hub_id"] or base["origin"],
+            base_revision=base["revision"],
+            base_source=base["source"],
+            base_origin=base["origin"],
+            elsewhere=base["hub_id"] is not None and base["revision"] is None,
+            quantization=base["fingerprint"]["quantization"],
+            bits=_bits(base["fingerprint"]["quantization"], base["dtype"]),
+            dtype=base["dtype"],
+            comparison=manifest["comparison"],
+            lineage=manifest.get("lineage"),
+            confidence=recipe["evaluation"]["confidence_level"],
+            data=manifest["data"],
+            citation=known.citation if (known := CATALOGUE.get(manifest["data"]["source"])) else None,
+            training=manifest["training"],
+        )
+    )
 
 
 def render_merged_card(manifest: dict[str, Any], into: str, parity: Parity) -> str:
@@ -70,51 +115,41 @@ def _environment() -> Environment:
     return environment
 
 
-def render_card(manifest: dict[str, Any]) -> str:
-    """The card of an adapter from its manifest, as Markdown with the Hub's metadata on top."""
-    recipe, base, head = manifest["recipe"], manifest["base"], manifest["head"]
-    return (
-        _environment()
-        .get_template(TEMPLATE)
-        .render(
-            name=manifest["name"],
-            task=recipe["task"]["type"],
-            labels=manifest["labels"],
-            prompt=manifest["prompt"],
-            example=_example(manifest["inputs"]),
-            auto_class=AUTO_CLASSES[head["task_type"]] if head and head["plain"] else None,
-            own_head=bool(head) and not head["plain"],
-            outputs=head and head["outputs"],
-            both_ways=bool(head) and head.get("is_causal") is False,
-            pairs=bool(head) and head["task_type"] == "QUESTION_ANS",
-            method=recipe["adapter"]["method"],
-            in_peft=METHODS[recipe["adapter"]["method"]].in_peft,
-            parameters=manifest["parameters"],
-            version=manifest["versions"]["pefttune"],
-            license=recipe["output"]["license"],
-            base_id=base["hub_id"] or base["origin"],
-            base_revision=base["revision"],
-            base_source=base["source"],
-            base_origin=base["origin"],
-            quantization=base["fingerprint"]["quantization"],
-            comparison=manifest["comparison"],
-            lineage=manifest.get("lineage"),
-            metrics=_hub_metrics(manifest["comparison"]["shown"]),
-            confidence=recipe["evaluation"]["confidence_level"],
-            data=manifest["data"],
-            citation=known.citation if (known := CATALOGUE.get(manifest["data"]["source"])) else None,
-            training=manifest["training"],
-        )
+def vllm_rank(manifest: dict[str, Any], peft_config: dict[str, Any]) -> int | None:
+    """The least `--max-lora-rank` with which vLLM takes the adapter; None where it refuses it, or scales it wrong."""
+    patterns = peft_config.get("rank_pattern") or peft_config.get("alpha_pattern")
+    if peft_config.get("peft_type") != "LORA" or peft_config.get("use_dora") or patterns or manifest["head"]:
+        return None
+    return next((rank for rank in VLLM_RANKS if rank >= peft_config["r"]), None)
+
+
+def _metadata(manifest: dict[str, Any], license: str | None) -> ModelCardData:
+    """What the Hub reads of a card (huggingface.co/docs/hub/model-cards)."""
+    recipe, base = manifest["recipe"], manifest["base"]
+    method = recipe["adapter"]["method"]
+    dataset, results = hub_dataset(manifest), model_index(manifest)
+    return ModelCardData(
+        base_model=base["hub_id"] or base["origin"],
+        base_model_revision=base["revision"],
+        base_model_relation="adapter",
+        library_name="peft" if METHODS[method].in_peft else "pefttune",
+        pipeline_tag=recipe["task"]["type"],
+        license=license and license.lower(),  # as the Hub writes SPDX's identifiers
+        datasets=dataset and [dataset],
+        tags=["pefttune", method],
+        metrics=hub_metrics(manifest["comparison"]["shown"]) or None,
+        model_name=manifest["name"] if results else None,
+        eval_results=results or None,
     )
 
 
-def _hub_metrics(shown: Iterable[str]) -> dict[str, list[str]]:
-    """The Hub's name of each metric that it knows, and ours where they are called otherwise."""
-    result: dict[str, list[str]] = {}
-    for ours in filter(HUB_METRICS.__contains__, shown):
-        own = result.setdefault(HUB_METRICS[ours], [])
-        own += [ours] if ours != HUB_METRICS[ours] else []
-    return result
+def _bits(quantization: str, dtype: str) -> str | None:
+    """What transformers' configuration says of a base's quantization; None where it is not quantized."""
+    kind, _, double = quantization.partition("+")
+    if kind in ("nf4", "fp4"):
+        twice = "bnb_4bit_use_double_quant=True, " if double else ""
+        return f'load_in_4bit=True, bnb_4bit_quant_type="{kind}", {twice}bnb_4bit_compute_dtype="{dtype}"'
+    return "load_in_8bit=True" if kind == "int8" else None
 
 
 def _percent(fraction: float) -> str:

@@ -13,8 +13,8 @@ from pefttune.errors import AdapterError
 MANIFEST = "pefttune.json"
 FORMAT = 2
 MAX_BYTES = 16 << 20
-HUBS_OWN = ".gitattributes"
-"""What the Hub puts into every repository."""
+HUBS_OWN = frozenset({".gitattributes", ".eval_results"})
+"""What a repository of the Hub holds besides: its own settings, and results for its leaderboards."""
 SHAPE: dict[str, Any] = {
     "name": str,
     "recipe": {"task": {"type": str}, "data": {"columns": dict}},
@@ -29,6 +29,8 @@ SHAPE: dict[str, Any] = {
     },
     "data": {"fingerprints": dict},
     "comparison": {"primary": str, "shown": dict, "adapter": dict, "others": dict, "differences": [{"there": float}]},
+    "probe": {"rows": list, "scores": list},
+    "versions": dict,
     "files": dict,
 }
 """What other rooms take from a manifest without looking twice. A list holds at least one."""
@@ -95,7 +97,7 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
                 f"{folder / name} has been changed or damaged: its sha256 is not the one it was saved with"
             )
     for path in folder.iterdir():
-        if path.name not in {*files, MANIFEST, HUBS_OWN}:
+        if path.name not in {*files, MANIFEST, *HUBS_OWN}:
             raise AdapterError(
                 f"{path} is not among the files that were saved here; take it out, or get the adapter anew"
             )

@@ -206,6 +206,7 @@ PUBLIC = {
         "View",
         "answer_log_likelihoods",
         "boundary_of",
+        "check_base",
         "extract",
         "input_sketches",
         "load_base_of",
@@ -257,12 +258,19 @@ PUBLIC = {
         "Stored",
         "check_free",
         "copy_stored",
+        "File",
+        "Publication",
+        "Published",
+        "Pulled",
         "describe",
         "describe_base",
         "dtype_name",
         "new_folder",
         "object_to",
         "portable",
+        "prepare",
+        "publish",
+        "pull",
         "render_card",
         "render_merged_card",
         "write_merged",
@@ -350,6 +358,18 @@ COMMANDS = {
     "alias": {"name", "word", "--store", "--json"},
     "remove": {"name", "--store", "--json"},
     "gc": {"--keep", "--dry-run", "--store", "--json"},
+    "publish": {
+        "name",
+        "--repo-id",
+        "--private",
+        "--pull-request",
+        "--dry-run",
+        "--license",
+        "--benchmark",
+        "--store",
+        "--json",
+    },
+    "pull": {"repository", "--as", "--store", "--json"},
     "recipes": {"--json"},
     "explain": {"key", "--recipe", "--json"},
 }
@@ -366,6 +386,7 @@ WITHOUT_TORCH = [
     ["verify", "no-such-adapter"],
     ["check", "no-such-adapter", "--target", "vllm"],
     ["export", "no-such-adapter", "--to", "merged"],
+    ["publish", "no-such-adapter", "--repo-id", "anna/film"],
     ["gc"],
 ]
 
@@ -419,7 +440,7 @@ def test_these_commands_import_no_torch(tmp_path: Path) -> None:
         "    sys.argv = ['pefttune', *arguments]\n"
         "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "        main()\n"
-        "    heavy = {'torch', 'transformers', 'peft', 'datasets'} & sys.modules.keys()\n"
+        "    heavy = {'torch', 'transformers', 'peft', 'datasets', 'huggingface_hub'} & sys.modules.keys()\n"
         "    if heavy:\n"
         "        sys.exit(f'{arguments} imports {heavy}')\n"
         "print('done')\n"

@@ -109,7 +109,8 @@ def test_the_card_says_what_the_manifest_says(finished: Any, approach: str) -> N
     assert metadata["library_name"] == "peft"
     assert metadata["pipeline_tag"] == "text-classification"
     assert metadata["metrics"] == ["accuracy", "f1"]
-    assert "\n- f1  # macro_f1\n" in head
+    [result] = metadata["model-index"][0]["results"]
+    assert [(one["type"], one["name"]) for one in result["metrics"]] == [("accuracy", "accuracy"), ("f1", "macro-F1")]
     assert "base_model_revision" not in metadata
     assert f"{run.manifest['parameters']:,} trainable parameters" in body
     assert "adapter for text-classification (bad / good) on `" in body
@@ -169,8 +170,15 @@ def test_metrics_have_the_names_that_the_hub_knows(finished: Any) -> None:
         metrics.update(dict.fromkeys(comparison["shown"], 0.5))
     comparison["primary"] = "rouge_l"
     _, head, _ = render_card(manifest).split("---\n", 2)
-    assert yaml.safe_load(head)["metrics"] == ["rouge", "exact_match", "accuracy"]
-    assert "- rouge  # rouge_l, rouge_1\n- exact_match\n" in head
+    metadata = yaml.safe_load(head)
+    assert metadata["metrics"] == ["rouge", "exact_match", "accuracy"]
+    [result] = metadata["model-index"][0]["results"]
+    assert [(one["type"], one["name"]) for one in result["metrics"]] == [
+        ("rouge", "ROUGE-L"),
+        ("rouge", "ROUGE-1"),
+        ("exact_match", "exact match"),
+        ("accuracy", "x"),
+    ]
 
 
 def test_names_in_a_card_cannot_break_its_tables(finished: Any) -> None:

@@ -25,4 +25,6 @@ def manifest() -> dict[str, Any]:
             "others": {"base": {"accuracy": 0.5}},
             "differences": [{"against": "base", "there": 0.5}],
         },
+        "probe": {"rows": [], "scores": []},
+        "versions": {},
     }

@@ -1,0 +1,36 @@
+"""The files of a published adapter, and how large each may be. Nothing else is sent, and nothing else is fetched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pefttune.errors import AdapterError
+from pefttune.methods.weights import CONFIG, WEIGHTS
+from pefttune.store import MANIFEST
+
+CARD = "README.md"
+FIGURE = "figure.png"
+MOST_BYTES = {CARD: 1 << 20, CONFIG: 1 << 20, WEIGHTS: 16 << 30, FIGURE: 16 << 20, MANIFEST: 16 << 20}
+"""The weights' bound is that of rank 256 on all layers of a base of 70 billion parameters, in float32."""
+RESULTS = ".eval_results/"
+"""The Hub's folder of results for leaderboards; others may put theirs there, too. No part of an adapter."""
+
+
+def check_config(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise AdapterError where what PEFT would read of the base is not what the manifest says, or a pattern has to be
+    run to find the layers."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{path} cannot be read as JSON: {error}") from None
+    base = manifest["base"]
+    told = (config.get("base_model_name_or_path"), config.get("revision")) if isinstance(config, dict) else None
+    if told != (base["hub_id"] or base["origin"], base["revision"]):
+        raise AdapterError(f"{path} names another base than {MANIFEST}")
+    if isinstance(config.get("target_modules"), str):
+        raise AdapterError(
+            f"{path} names the layers by a pattern, and PEFT would run it: target_modules has to be a list"
+        )

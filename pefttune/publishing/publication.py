@@ -1,0 +1,104 @@
+"""An adapter as it goes out: a version of the store, file by file, with a card and results made for its repository."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pefttune import store
+from pefttune.bases import BASES
+from pefttune.errors import AdapterError
+from pefttune.methods.weights import CONFIG
+from pefttune.publishing.card import render_card, vllm_rank
+from pefttune.publishing.files import CARD, RESULTS
+from pefttune.publishing.hub import check_repo_id
+from pefttune.publishing.lint import lint
+from pefttune.publishing.results import leaderboard
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a publication: its name in the repository, where it lies here, its size and sha256."""
+
+    name: str
+    path: Path
+    nbytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is published in `repo_id`: these files and no other, and what is worth a thought before."""
+
+    name: str
+    repo_id: str
+    private: bool
+    files: tuple[File, ...]
+    warnings: tuple[str, ...]
+
+
+@contextmanager
+def prepare(
+    folder: Path, repo_id: str, *, private: bool = False, license: str | None = None, benchmark: str | None = None
+) -> Iterator[Publication]:
+    """The publication of the version in `folder`, whose files are there until the block ends. Nothing is sent.
+
+    `license` is the adapter's where its recipe names none; `benchmark` the task of its data set's leaderboard on the
+    Hub, if the result is to stand there. Raises AdapterError with every reason not to publish it.
+    """
+    check_repo_id(repo_id)
+    hold = store.Hold(folder)  # or another process could remove the version while it is sent
+    manifest = store.read_manifest(folder)
+    license = license or _license(manifest)
+    with tempfile.TemporaryDirectory(prefix="pefttune-") as scratch:
+        staging = Path(scratch)
+        _fill(staging, folder, manifest, repo_id, license)
+        found = lint(staging, store.read_manifest(staging), license, private=private)
+        if found.errors:
+            told = "\n  ".join(found.errors)
+            raise AdapterError(f"{manifest['name']} cannot be published as it is:\n  {told}")
+        if benchmark is not None:
+            _add_result(staging, manifest, benchmark)
+        yield Publication(manifest["name"], repo_id, private, tuple(_files(staging)), found.warnings)
+    hold.release()
+
+
+def _license(manifest: dict[str, Any]) -> str | None:
+    """The recipe's, or that of a base of the catalogue."""
+    base = BASES.get(manifest["base"]["source"])
+    own: str | None = manifest["recipe"]["output"]["license"]
+    return own or (base.license if base else None)
+
+
+def _fill(staging: Path, folder: Path, manifest: dict[str, Any], repo_id: str, license: str | None) -> None:
+    """The adapter's files as they are, but a card for those who find it, and the manifest with that card's sha256."""
+    for name in manifest["files"]:
+        if name != CARD:
+            (staging / name).symlink_to((folder / name).resolve())
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    card = render_card(manifest, repo_id=repo_id, license=license, vllm_rank=vllm_rank(manifest, config))
+    (staging / CARD).write_text(card, encoding="utf-8")
+    content = {key: value for key, value in manifest.items() if key not in ("format", "files")}
+    store.write_manifest(staging, content)
+
+
+def _add_result(staging: Path, manifest: dict[str, Any], benchmark: str) -> None:
+    name, content = leaderboard(manifest, benchmark)
+    (staging / RESULTS).mkdir()
+    (staging / RESULTS / name).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _files(staging: Path) -> Iterator[File]:
+    for path in sorted(staging.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            yield File(path.relative_to(staging).as_posix(), path, path.stat().st_size, digest)
