@@ -104,7 +104,9 @@ def _in_hub_cache(source: HubSource, weights: bool = True) -> Located | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(source.id, revision=source.revision, local_files_only=True))
+        # The patterns of the download: without them what it left out counts as missing (huggingface_hub 2).
+        wanted = _wanted(weights)
+        folder = Path(snapshot_download(source.id, revision=source.revision, allow_patterns=wanted, local_files_only=True))
     except HFValidationError as error:
         raise BaseError(
             f"base.source: {source.id!r} is no folder or file here, and no id on the Hub: {error}"
@@ -113,6 +115,11 @@ def _in_hub_cache(source: HubSource, weights: bool = True) -> Located | None:
         return None
     enough = _is_whole(folder) if weights else _has_tokenizer(folder)
     return Located(folder, source.id, folder.name, str(source)) if enough else None
+
+
+def _wanted(weights: bool) -> list[str]:
+    """Which files of a repository a base is read from."""
+    return [pattern for pattern in MODEL_FILES if weights or pattern != WEIGHT_FILES]
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -136,9 +143,8 @@ def _from_hub(source: HubSource, weights: bool = True) -> Located:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    wanted = [pattern for pattern in MODEL_FILES if weights or pattern != WEIGHT_FILES]
     try:
-        folder = Path(snapshot_download(source.id, revision=source.revision, allow_patterns=wanted))
+        folder = Path(snapshot_download(source.id, revision=source.revision, allow_patterns=_wanted(weights)))
     except RepositoryNotFoundError:
         raise BaseError(f"{source.id!r} is not on the Hub, or is private or gated{_suggestion(source.id)}") from None
     except RevisionNotFoundError:
