@@ -1,5 +1,5 @@
 """`python -m benchmarks.transfer forecast`: what `pefttune probe` foretells beside what real training reached, over the
-pairs in transfer_truth.json; `python -m benchmarks.transfer matrix`: each stored adapter on the others' test rows."""
+pairs in transfer_truth.json; `python -m benchmarks.transfer shuffled`: what it says of labels that mean nothing."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import csv
 import json
 import math
 import os
+import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from scipy.stats import kendalltau, norm, weightedtau
@@ -24,10 +26,17 @@ from benchmarks import report
 from benchmarks.errors import BenchmarkError
 from benchmarks.options import Data, JsonFile, told_plainly
 
+if TYPE_CHECKING:
+    from pefttune.evaluation.transfer.control import Control
+    from pefttune.recipe import Recipe
+
 TRUTH = Path(__file__).with_name("transfer_truth.json")
 FEWEST = 4
 HEAD_ALONE = ("banking77-features",)
 AG_LABELS = ("World", "Sports", "Business", "Sci/Tech")
+
+Models = Annotated[Path | None, typer.Option(help="Folder of small models that do not come along.")]
+Only = Annotated[str, typer.Option(help="Only pairs whose name has this in it.")]
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
@@ -114,9 +123,9 @@ def judged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 @app.command()
 def forecast(
     data: Data = None,
-    models: Annotated[Path | None, typer.Option(help="Folder of small models that do not come along.")] = None,
+    models: Models = None,
     json_file: JsonFile = None,
-    only: Annotated[str, typer.Option(help="Only pairs whose name has this in it.")] = "",
+    only: Only = "",
     seconds: Annotated[float, typer.Option(help="Begin no further pair after so many.")] = math.inf,
 ) -> None:
     """Probe each pair that the JSON file does not have yet, and compare all it has with the truth."""
@@ -124,13 +133,8 @@ def forecast(
     known, begun = {one["name"] for one in found}, time.monotonic()
     with told_plainly(), tempfile.TemporaryDirectory() as folder:
         places = _places(data, models, Path(folder))
-        for pair in json.loads(TRUTH.read_text(encoding="utf-8"))["pairs"]:
-            if (
-                pair["metric"] is None
-                or pair["name"] in known
-                or only not in pair["name"]
-                or time.monotonic() - begun > seconds
-            ):
+        for pair in _pairs(only):
+            if pair["name"] in known or time.monotonic() - begun > seconds:
                 continue
             found.append(probe(pair, places, Path(folder)))
             if json_file:
@@ -146,6 +150,11 @@ def forecast(
     report.out.print(summary)
 
 
+def _pairs(only: str) -> list[dict[str, Any]]:
+    pairs = json.loads(TRUTH.read_text(encoding="utf-8"))["pairs"]
+    return [pair for pair in pairs if only in pair["name"]]
+
+
 def _share(one: dict[str, Any]) -> str:
     return f"{one['cpu_s']:.0f} s" + (f" of {one['trained_cpu_s']:,.0f}" if one["trained_cpu_s"] else "")
 
@@ -158,29 +167,49 @@ def _places(data: Path | None, models: Path | None, scratch: Path) -> dict[str, 
 
 
 @app.command()
-def matrix(
-    store_folder: Annotated[Path, typer.Option("--store", help="Adapters of one base, named as their recipes.")] = Path(
-        "adapters"
-    ),
-    rows: Annotated[int, typer.Option(min=1, help="Test rows of each domain, chosen by content.")] = 200,
+def shuffled(
+    data: Data = None,
+    models: Models = None,
     json_file: JsonFile = None,
+    only: Only = "",
 ) -> None:
-    """The primary metric of each stored adapter on the test rows of each of them, without further training."""
-    from pefttune import evaluation, inference, pipeline, store
+    """Probe the pairs whose texts have one label each, with labels dealt anew among the texts: they mean nothing."""
+    from pefttune import pipeline
     from pefttune.recipe import load_recipe
 
-    names = store.names(store_folder)
-    with told_plainly():
-        session = inference.open_session(names, store_folder)
-        found: dict[str, dict[str, float]] = {name: {} for name in names}
-        for domain in names:
-            task, data = pipeline.read_data(load_recipe(domain, [f"data.max_test_samples={rows}"]))
-            for name in names:
-                scored = evaluation.score(session, name, data.test)
-                found[name][domain] = float(task.primary_of(scored.tallies.sum(0)))
-    report.write({"rows": rows, "matrix": found}, json_file)
-    cells = [[name, *(f"{found[name][domain]:.1%}" for domain in names)] for name in names]
-    report.grid(f"adapter (line) on {rows} test rows of each domain (column)", ["", *names], cells)
+    found: dict[str, Control] = {}
+    with told_plainly(), tempfile.TemporaryDirectory() as folder:
+        places = _places(data, models, Path(folder))
+        for pair in _pairs(only):
+            recipe = load_recipe(pair["recipe"], [_filled(each, places) for each in pair["overrides"]])
+            if recipe.task.type == "text-classification":
+                probed = pipeline.probe(without_meaning(recipe, Path(folder) / f"{len(found)}.jsonl"))
+                control = probed.report.bases[0].control
+                assert control
+                found[pair["name"]] = control
+    report.write({"found": {name: asdict(control) for name, control in found.items()}}, json_file)
+    cells = [
+        [name, f"{one.real:.1%}", f"{one.chance:.1%} ± {one.deviation:.1%}", str(one.transfers)]
+        for name, one in found.items()
+    ]
+    report.grid("labels dealt anew", ["", "mean recall", "19 further shuffles", "said to transfer"], cells)
+    report.out.print(f"{sum(one.transfers for one in found.values())} of {len(found)} are said to transfer")
+
+
+def without_meaning(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe for the same texts, each with the label of another, which are written to a file."""
+    from pefttune import pipeline
+    from pefttune.recipe import schema
+
+    data = pipeline.read_data(recipe)[1]
+    rows = (*data.train, *data.validation, *data.test)  # rows fall into parts by content, here as there
+    labels = [row.values["label"] for row in rows]
+    random.Random(0).shuffle(labels)
+    dealt = ({"text": row.values["text"], "label": label} for row, label in zip(rows, labels, strict=True))
+    path.write_text("".join(json.dumps(each) + "\n" for each in dealt), encoding="utf-8")
+    section = schema.Data(train=[str(path)], split=recipe.data.split, max_length=recipe.data.max_length)
+    output = recipe.output.model_copy(update={"runs": str(path.parent)})
+    return recipe.model_copy(update={"data": section, "output": output})
 
 
 if __name__ == "__main__":

@@ -60,7 +60,12 @@ class Trained:
         self.method, self.base = method, folder / "base"
         events: list[dict[str, Any]] = []
         with allowed(method):
-            self.run = pipeline.run(recipe(method, quantization, folder), events.append)
+            wanted = recipe(method, quantization, folder)
+            for seed, name in enumerate(getattr(wanted.adapter, "adapters", ())):  # those that a fusion weighs, unlike
+                output = wanted.output.model_copy(update={"name": name})
+                own = {"output": output, "seed": seed}
+                pipeline.run(recipe("lora", quantization, folder).model_copy(update=own))
+            self.run = pipeline.run(wanted, events.append)
         losses = [event["loss"] for event in events if event["event"] == "step"]
         assert len(losses) == STEPS
         assert losses[-1] < losses[0], f"the loss went from {losses[0]:.4f} to {losses[-1]:.4f}"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import operator
 import shlex
 import sys
+from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
-from pefttune.recipe import Explanation, all_keys, explain
-from pefttune.recipe.adapters import METHODS
+from pydantic import create_model
+
+from pefttune.recipe import Explanation, Recipe, adapters, all_keys, explain
+from pefttune.recipe.keys import Slot
 
 FOLDER = Path(__file__).parent / "recipe"
 INTRO = """\
@@ -21,41 +27,59 @@ These pages are written by `python docs/generate.py` from `pefttune/recipe/schem
 METHODS_INTRO = """\
 # Methods of adapting
 
-`adapter.method` of a recipe. Adapters of all methods lie side by side on one base, each with its task's head where that
-has one. [What each can do](../capabilities.md) is found by trying: on which `base.quantization` it works, whether rows
-of several adapters share a pass, what plain PEFT makes of it.
+[`adapter.method`](adapter.method.md) of a recipe. Adapters of all methods lie side by side on one base, each with its
+task's head where that has one. [What each can do](../capabilities.md) is found by trying: on which `base.quantization`
+it works, whether rows of several adapters share a pass, what plain PEFT makes of it.
 
-| method | what it changes |
-|---|---|
+| method | what it changes | its keys |
+|---|---|---|
 """
+
+# The pages speak of our own methods only, whatever other packages are installed.
+METHODS = {word: kind for word, kind in adapters.METHODS.items() if kind.__module__ == adapters.__name__}
+OWN: Any = (reduce(operator.or_, METHODS.values()), Recipe.model_fields["adapter"])
+ROOT = Slot(create_model("OwnRecipe", __base__=Recipe, adapter=OWN))
 
 
 def pages() -> dict[str, str]:
     """File name → text."""
-    explanations = [explain(key) for key in all_keys()]
+    explanations = [explain(key, root=ROOT) for key in all_keys(ROOT)]
     own = {"README.md": index(explanations), "methods.md": methods_page()}
     return own | {f"{each.key}.md": page(each) for each in explanations}
 
 
 def methods_page() -> str:
-    """What each method changes."""
-    described = {word: str(kind.model_fields["method"].description) for word, kind in METHODS.items()}
-    return METHODS_INTRO + "".join(f"| `{word}` | {cell(told)} |\n" for word, told in described.items())
+    """What each method changes, and by which keys."""
+    return METHODS_INTRO + "".join(
+        f"| `{word}` | {cell(str(kind.model_fields['method'].description))} | {keys_of_method(kind)} |\n"
+        for word, kind in METHODS.items()
+    )
+
+
+def keys_of_method(kind: type[adapters.Method]) -> str:
+    return ", ".join(f"[`{name}`](adapter.{name}.md)" for name in kind.model_fields if name != "method")
+
+
+def told(key: Explanation) -> str:
+    """What a key means. What methods are has its own page."""
+    return "What is learned, by [the method's word](methods.md)." if key.key == "adapter.method" else key.meaning
 
 
 def page(key: Explanation) -> str:
     facts = {
+        "Of": ", ".join(key.kinds),
         "Type": key.type,
         "Bounds": key.bounds,
         "Unit": key.unit,
         "Default": f"`{key.default}`" if key.default else "required",
     }
-    rows = "\n".join(f"| {name} | {cell(fact)} |" for name, fact in facts.items() if fact)
+    rows = "\n".join(line([name, cell(fact)]) for name, fact in facts.items() if fact)
+    meaning = told(key).replace("\n", "\n\n")
     override = shlex.quote(f"{key.key}={key.example}")
     return f"""\
 # `{key.key}`
 
-{key.meaning}
+{meaning}
 
 | | |
 |---|---|
@@ -87,12 +111,22 @@ def index(keys: list[Explanation]) -> str:
 
 
 def table(name: str, keys: list[Explanation]) -> str:
-    heading = f"{name}\n\n{explain(name).meaning}" if keys[0].key != name else name
-    rows = "\n".join(
-        f"| [`{key.key}`]({key.key}.md) | {cell(key.meaning)} | {f'`{key.default}`' if key.default else 'required'} |"
-        for key in keys
-    )
-    return f"\n## {heading}\n\n| key | meaning | default |\n|---|---|---|\n{rows}\n"
+    """The keys of a section; where it is of several kinds, with those that have each."""
+    heading = f"{name}\n\n{explain(name, root=ROOT).meaning}" if keys[0].key != name else name
+    by_kind = any(key.kinds for key in keys)
+    columns = ["key", *(["of"] if by_kind else []), "meaning", "default"]
+    rows = [line(columns), "|" + "---|" * len(columns), *(row(key, by_kind) for key in keys)]
+    return f"\n## {heading}\n\n" + "\n".join(rows) + "\n"
+
+
+def row(key: Explanation, by_kind: bool) -> str:
+    of = [", ".join(key.kinds)] if by_kind else []
+    default = f"`{key.default}`" if key.default else "required"
+    return line([f"[`{key.key}`]({key.key}.md)", *of, cell(told(key)), default])
+
+
+def line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def section(key: str) -> str:
@@ -100,7 +134,7 @@ def section(key: str) -> str:
 
 
 def cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("\n", "<br>")
 
 
 def differences(folder: Path) -> list[str]:

@@ -117,6 +117,12 @@ def test_it_is_trained_stored_and_used(install: Any, recipe: Any, tmp_path: Path
     assert "adapter.method: 'shift' is not one of: lora, " in without.stderr
 
 
+def test_the_pages_of_the_keys_leave_it_out(install: Any) -> None:
+    pages = str(Path(__file__).resolve().parents[1] / "docs/generate.py")
+    checked = python(install({"shift": "tiny_method:Shift", "move": "tiny_method:Shfit"}), pages, "--check")
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
 def test_its_keys_are_checked_and_explained_without_torch(install: Any, recipe: Any) -> None:
     site = install({"shift": "tiny_method:Shift"})
     wrong = python(site, "-m", "pefttune", "train", recipe("{method: shift, size: -1, sice: 2}"))

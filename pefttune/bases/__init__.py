@@ -1,18 +1,22 @@
 """Where bases come from and who they are: located, checked, loaded frozen and quantized, fingerprinted."""
 
 from pefttune.bases.catalogue import BASES
+from pefttune.bases.dense import weight_of
 from pefttune.bases.fingerprint import Fingerprint
 from pefttune.bases.known import find as find_known
 from pefttune.bases.load import Base, load, quantization_name
 from pefttune.bases.locate import Located, local_folder, locate
 from pefttune.bases.machine import choose_device
+from pefttune.bases.originals import Originals
 from pefttune.bases.reader import Reader, fingerprint_of, open_reader
+from pefttune.bases.rewriting import rewrite
 
 __all__ = [
     "BASES",
     "Base",
     "Fingerprint",
     "Located",
+    "Originals",
     "Reader",
     "choose_device",
     "find_known",
@@ -22,4 +26,6 @@ __all__ = [
     "locate",
     "open_reader",
     "quantization_name",
+    "rewrite",
+    "weight_of",
 ]

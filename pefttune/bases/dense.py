@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import bitsandbytes
 import psutil
@@ -33,12 +33,23 @@ def dequantize_if_room(model: nn.Module, dtype: torch.dtype, device: torch.devic
 
 @torch.no_grad()
 def _dense(layer: Any, dtype: torch.dtype) -> nn.Linear:
-    weight: Tensor = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
+    weight = weight_of(layer).to(dtype)
     dense = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-    dense.weight = nn.Parameter(weight.view(layer.out_features, layer.in_features), requires_grad=False)
+    dense.weight = nn.Parameter(weight, requires_grad=False)
     if layer.bias is not None:
         dense.bias = nn.Parameter(layer.bias.data, requires_grad=False)
     return dense.eval()
+
+
+def weight_of(layer: nn.Linear) -> Tensor:
+    """The weight (O, I) that a frozen layer, quantized or not, multiplies with."""
+    if isinstance(layer, bitsandbytes.nn.Linear4bit):
+        weight: Tensor = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        return weight.view(layer.out_features, layer.in_features)
+    if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+        scale = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB  # it moves when the layer first runs
+        return cast("Tensor", bitsandbytes.functional.int8_vectorwise_dequant(layer.weight.data, scale))
+    return layer.weight.data
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -60,11 +60,11 @@ class Base:
         return total.hexdigest()
 
 
-def load(config: schema.Base, origin: str | None = None) -> Base:
+def load(config: schema.Base, origin: str | None = None, *, remember: bool = True) -> Base:
     """Load the base of a recipe.
 
-    `origin` pins one source of a catalogue name. Raises BaseError for what cannot be found, trusted or used, FetchError
-    when nothing can be fetched.
+    `origin` pins one source of a catalogue name. With `remember` adapters find it again in its folder. Raises BaseError
+    for what cannot be found, trusted or used, FetchError when nothing can be fetched.
     """
     located = locate(config.source, config.revision, origin)
     check_folder(located.folder, config.quantization)
@@ -83,7 +83,8 @@ def load(config: schema.Base, origin: str | None = None) -> Base:
     fingerprint = take(located.folder, tokenizer, quantization_name(config))
     if device.type == "cpu":
         keep_freed_memory()  # after loading, whose leftovers may go
-    known.remember(fingerprint.digest, config.source, located)
+    if remember:
+        known.remember(fingerprint.digest, config.source, located)
     return Base(model, tokenizer, located, fingerprint, dtype, reason, frozen, dense)
 
 

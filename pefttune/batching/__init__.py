@@ -8,6 +8,7 @@ from pefttune.batching.boundary import Boundary, open_boundary
 from pefttune.batching.forward import (
     hidden_rows,
     inputs_of,
+    likeliest_tokens,
     log_likelihoods,
     logits_are_linear,
     target_log_likelihoods,
@@ -31,6 +32,7 @@ __all__ = [
     "inputs_of",
     "is_causal",
     "join",
+    "likeliest_tokens",
     "log_likelihoods",
     "logits_are_linear",
     "n_fed",

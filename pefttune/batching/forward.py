@@ -59,6 +59,15 @@ def log_likelihoods(model: Any, rows_ND: Tensor, targets_N: Tensor) -> Tensor:
     return _target_log_likelihood(rows_ND, output.weight, output.bias, targets_N)
 
 
+def likeliest_tokens(model: Any, batch: Batch) -> Tensor:
+    """The token (N,) that the model finds likeliest at each scored row."""
+    if not logits_are_linear(model):
+        likeliest: Tensor = model(**inputs_of(batch)).logits.flatten(0, 1)[batch.rows_N].argmax(-1)
+        return likeliest
+    output = model.get_output_embeddings()
+    return torch.cat([output(rows_ND).argmax(-1) for rows_ND in hidden_rows(model, batch).split(ROWS_AT_ONCE)])
+
+
 class TargetLogLikelihood(torch.autograd.Function):
     """log softmax(h Wᵀ + b)[target] by chunks of rows, for a frozen output layer.
 

@@ -10,7 +10,22 @@ from typing import Any
 
 import typer
 
-from pefttune.cli import doctor, embed, hub, merge, probe, recipes, store, sweep, train, use, verify, versions
+from pefttune.cli import (
+    check,
+    doctor,
+    embed,
+    export,
+    hub,
+    merge,
+    probe,
+    recipes,
+    store,
+    sweep,
+    train,
+    use,
+    verify,
+    versions,
+)
 from pefttune.cli.output import fail
 from pefttune.errors import InputError, PefttuneError
 
@@ -32,6 +47,8 @@ app.command()(embed.embed)
 app.command("list")(store.list_adapters)
 app.command()(store.show)
 app.command()(verify.verify)
+app.command()(export.export)
+app.command()(check.check)
 app.command()(versions.alias)
 app.command()(versions.remove)
 app.command()(versions.gc)

@@ -108,8 +108,8 @@ def _print_answers(report: TransferReport) -> None:
 def _print_told(base: BaseFound, report: TransferReport) -> None:
     if base.control:
         out.print(
-            f"{base.source}: mean recall {percent(base.control.real)} on real labels, at most "
-            f"{percent(max(base.control.shuffled))} on {len(base.control.shuffled)} shuffles of them",
+            f"{base.source}: mean recall {percent(base.control.real)} on real labels, {percent(base.control.chance)} "
+            f"± {percent(base.control.deviation)} on {len(base.control.shuffled)} shuffles of them",
             soft_wrap=True,
         )
     if base.text_loss:

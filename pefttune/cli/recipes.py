@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from pefttune.cli.output import Json, out, print_json
 
@@ -67,18 +69,28 @@ def explain(
         return
     out.print(found.key, style="bold")
     out.print(found.meaning)
+    if found.keys:
+        _print_facts({each: ", ".join(look_up(each).kinds) for each in found.keys})
+        return
     facts = {
-        "keys": ", ".join(found.keys),
+        "of": ", ".join(found.kinds),
         "type": found.type,
-        "choices": ", ".join(found.choices),
         "bounds": found.bounds,
         "unit": found.unit,
-        "default": found.default if found.default is not None or found.keys else "none: required",
+        "default": "none: required" if found.default is None else found.default,
         "here": f"{found.value}, from {found.origin}" if found.origin else None,
     }
+    _print_facts({name: fact for name, fact in facts.items() if fact})
+
+
+def _print_facts(facts: Mapping[str, str | None]) -> None:
+    """Two columns, each line of which stays in its own."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, fact in facts.items():
-        if fact:
-            out.print(f"  {name:8} {fact}")
+        table.add_row(f"  {name}", fact)
+    out.print(table)
 
 
 def _explain_choices(recipe: str, as_json: bool) -> None:

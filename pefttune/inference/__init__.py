@@ -1,6 +1,6 @@
 """The session: one resident base, many adapters."""
 
-from pefttune.inference.activations import input_spectra
+from pefttune.inference.activations import input_sketches
 from pefttune.inference.features import POOLINGS, Features, extract
 from pefttune.inference.frozen import boundary_of
 from pefttune.inference.likelihoods import answer_log_likelihoods
@@ -26,7 +26,7 @@ __all__ = [
     "boundary_of",
     "check_base",
     "extract",
-    "input_spectra",
+    "input_sketches",
     "load_base_of",
     "open_session",
     "views_of",

@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from pefttune.batching import evaluation_batches, inputs_of
 from pefttune.data import Example
-from pefttune.methods import Sketch, Spectrum
+from pefttune.methods import Sketch
 
 if TYPE_CHECKING:
     from pefttune.inference.session import Session
 
 
 @torch.no_grad()
-def input_spectra(
+def input_sketches(
     session: Session,
     linears: Mapping[str, nn.Linear],
     most: Mapping[str, int],
     examples: Sequence[Example],
     progress: Callable[[int], None] = lambda done: None,
-) -> dict[str, Spectrum]:
-    """For each of the base's linear layers the leading directions of its inputs, as many as `most` says, over all
-    tokens of the examples. `progress` is told how many examples are done."""
+) -> dict[str, Sketch]:
+    """For each of the base's linear layers a sketch of its inputs, for as many leading directions as `most` says, over
+    all tokens of the examples. `progress` is told how many examples are done."""
     device, model = session.base.device, session.base.model
     sketches = {name: Sketch(linear.in_features, most[name], device) for name, linear in linears.items()}
     done = 0
@@ -35,7 +35,7 @@ def input_spectra(
         with session.passing(None), _watched(linears, sketches):
             model.base_model(**inputs_of(batch))
         progress(done := done + len(indices))
-    return {name: sketch.spectrum() for name, sketch in sketches.items()}
+    return sketches
 
 
 def _plan(session: Session, examples: Sequence[Example]) -> list[list[int]]:

@@ -37,17 +37,22 @@ class Loaded(Purpose):
 
     @property
     def nbytes(self) -> int:
-        """Memory of its parameters."""
-        return sum(parameter.nbytes for parameter in self.parameters.values())
+        """Memory of its weights."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """All that is trained, by the key it has in the adapter's file."""
         return (self.adapter.parameters if self.adapter else {}) | self._of_head()
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is saved, by the key it has in the adapter's file: what is trained, and what stays as it began."""
+        return {**(self.adapter.state() if self.adapter else {}), **self._of_head()}
+
     def state(self) -> dict[str, Tensor]:
         """Copies of all that is saved, on the CPU."""
-        return methods.weights.copied({**(self.adapter.state() if self.adapter else {}), **self._of_head()})
+        return methods.weights.copied(self.tensors)
 
     def _of_head(self) -> dict[str, nn.Parameter]:
         if self.adapter is None or self.head is None:
@@ -55,8 +60,8 @@ class Loaded(Purpose):
         return {self.adapter.file_prefix + key: parameter for key, parameter in self.head.by_key().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take over tensors that were checked against `parameters`."""
-        methods.weights.fill(self.parameters, state)
+        """Take over tensors that were checked against `tensors`."""
+        methods.weights.fill(self.tensors, state)
 
     def peft_config(self) -> dict[str, Any]:
         """What PEFT needs in `adapter_config.json` to rebuild it, the head included."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, islice, repeat
 from typing import TYPE_CHECKING
 
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from pefttune.inference.session import Session
 
 ROWS_AT_ONCE = 512
-SEVERAL = "predict() and parallel() take several texts: give a list, [text], also for one"
+SEVERAL = "predict() and parallel() take several rows: give a list, [row], also for one"
 
 
 def predict(session: Session, rows: Iterable[AnyRow], adapter: str | Sequence[str]) -> Iterator[tasks.Prediction]:
     """A prediction for each row, in order, by `adapter`, one for all or one for each. Raises DataError and
     AdapterError for what is wrong at once."""
-    if isinstance(rows, str):
-        raise DataError(SEVERAL)
+    _check_several(rows)
     whose = [adapter] if isinstance(adapter, str) else list(adapter)
     for name in dict.fromkeys(whose):
         session.purpose(name)
@@ -35,8 +34,7 @@ def parallel(
     session: Session, rows: Iterable[AnyRow], adapters: Sequence[str]
 ) -> Iterator[dict[str, tasks.Prediction]]:
     """For each row, in order, the prediction of every one of the adapters, by name. Raises as `predict` does."""
-    if isinstance(rows, str):
-        raise DataError(SEVERAL)
+    _check_several(rows)
     if isinstance(adapters, str) or not adapters:
         raise AdapterError("parallel() takes several adapters: give a list of names")
     for name in adapters:
@@ -44,6 +42,12 @@ def parallel(
     each = ((number, row) for number, row in enumerate(rows, start=1) for _ in adapters)
     predicted = _in_chunks(session, each, cycle(adapters))
     return (dict(zip(adapters, own, strict=True)) for own in zip(*[predicted] * len(adapters), strict=True))
+
+
+def _check_several(rows: object) -> None:
+    """A text is no list of its letters, nor a row one of its columns' names. Raises DataError."""
+    if isinstance(rows, str | bytes | Row | Mapping) or not isinstance(rows, Iterable):
+        raise DataError(SEVERAL)
 
 
 def _in_chunks(

@@ -20,11 +20,15 @@ def as_row(row: AnyRow, task: tasks.Task, number: int) -> Row:
         if len(task.inputs) > 1:
             raise DataError(f"text {number}: {task.name} reads {' and '.join(task.inputs)}: give a mapping with both")
         row = {task.inputs[0]: row}
-    plain = row if isinstance(row, Row) else Row(row, f"text {number}")
+    if not isinstance(row, Row | Mapping):
+        raise DataError(
+            f"text {number}: a row is {type(row).__name__}; give a text or a mapping with {' and '.join(task.inputs)}"
+        )
+    named = row if isinstance(row, Row) else Row({str(key): value for key, value in row.items()}, f"text {number}")
     try:
-        return Row(task.check(take_columns(plain.values, task.inputs, {})), plain.origin)
+        return Row(task.check(take_columns(named.values, task.inputs, {})), named.origin)
     except NoColumn as fault:
-        there = ", ".join(plain.values) or "none"
-        raise DataError(f"{plain.origin}: there is no column {fault.column!r}, but {there}") from None
+        there = ", ".join(named.values) or "none"
+        raise DataError(f"{named.origin}: there is no column {fault.column!r}, but {there}") from None
     except RowFault as fault:
-        raise DataError(f"{plain.origin}: {fault.column} {fault.message}") from None
+        raise DataError(f"{named.origin}: {fault.column} {fault.message}") from None

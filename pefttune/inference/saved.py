@@ -58,7 +58,7 @@ def attach_saved(session: Session, saved: Saved) -> Loaded:
     task = tasks.get(saved.recipe.task).with_labels(saved.manifest["labels"])
     loaded = session.attach(task, saved.recipe.adapter.stored(), saved.recipe.data.max_length)
     try:
-        loaded.load_state(methods.weights.read(saved.source.folder, loaded.parameters, saved.source.sha256))
+        loaded.load_state(methods.weights.read(saved.source.folder, loaded.tensors, saved.source.sha256))
     except BaseException:
         if loaded.adapter is not None:
             methods.detach(session.base.model, loaded.adapter)

@@ -7,7 +7,9 @@ from typing import Any
 from pefttune.methods import others, placed, weights
 from pefttune.methods.adalora import AdaLoraAdapter
 from pefttune.methods.bottleneck import BottleneckAdapter
+from pefttune.methods.fusion import FusionAdapter
 from pefttune.methods.head import HeadAlone
+from pefttune.methods.initial import Beginning, corda, eva, loftq
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
 from pefttune.methods.lora import LoraAdapter, lora_targets, tables_nbytes
 from pefttune.methods.merging import Merged, merge
@@ -16,13 +18,14 @@ from pefttune.methods.prefix import PrefixTuned
 from pefttune.methods.prompts import PromptTuned, PTuned
 from pefttune.methods.protocol import Adapter
 from pefttune.methods.ranks import full_ranks, most_ranks, spend
-from pefttune.methods.spectrum import Sketch, Spectrum
+from pefttune.methods.spectrum import SecondMoments, Sketch, Spectrum
 from pefttune.methods.tokens import TrainableTokens
 
 METHODS: dict[str, type[Any]] = {
     "head": HeadAlone,
     "lora": LoraAdapter,
     "bottleneck": BottleneckAdapter,
+    "fusion": FusionAdapter,
     **dict.fromkeys(CONFIGS, InjectedAdapter),
     "adalora": AdaLoraAdapter,
     "prompt_tuning": PromptTuned,
@@ -69,14 +72,20 @@ __all__ = [
     "FILE_PREFIX",
     "METHODS",
     "Adapter",
+    "Beginning",
+    "FusionAdapter",
     "LoraAdapter",
     "Merged",
+    "SecondMoments",
     "Sketch",
     "Spectrum",
     "activate",
     "attach",
+    "corda",
     "detach",
+    "eva",
     "full_ranks",
+    "loftq",
     "lora_targets",
     "merge",
     "most_ranks",

@@ -20,7 +20,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn, no_grad
 
 from pefttune.errors import BaseError
-from pefttune.methods.initial import INITIAL
+from pefttune.methods.initial import INITIAL, Beginning, default
 from pefttune.methods.lora_layer import Acting, LoraLinear
 from pefttune.methods.places import (
     FILE_PREFIX,
@@ -45,7 +45,8 @@ class LoraAdapter(Adapter):
     """One LoRA adapter on a model, frozen until `train(True)`; its weights are float32 masters.
 
     Initial values that change what the model computes are taken back by a frozen half (`LoraLinear.add`), where PEFT
-    changes the base; what is saved is a LoRA of twice the rank, the one that PEFT converts such an adapter to.
+    changes the base; what is saved is a LoRA of twice the rank, the one that PEFT converts such an adapter to. Those
+    that ask for more than the layers are given by `begin`.
     """
 
     mixes = True
@@ -58,7 +59,7 @@ class LoraAdapter(Adapter):
         times = stored.rank // config.rank
         ranks = _ranks(linears, config, times)
         self._config = _peft_config(model, stored, {name: times * r for name, r in ranks.items()})
-        acting, initial = _acting.setdefault(model, []), INITIAL[config.init_lora_weights]
+        acting, initial = _acting.setdefault(model, []), INITIAL.get(config.init_lora_weights, default)
         self._layers: dict[str, LoraLinear] = {}
         for name, r in ranks.items():
             if r:
@@ -102,12 +103,11 @@ class LoraAdapter(Adapter):
         return min(layer_of(name) for name in self._layers)
 
     @no_grad()
-    def lead(self, components: Mapping[str, Tensor]) -> None:
-        """Let the A of these modules begin with their components (r or more, I), the first first."""
-        for name, component_kI in components.items():
-            if name in self._layers:
-                a_rI = self._layers[name].lora_A[self._slot]
-                a_rI.copy_(component_kI[: len(a_rI)])
+    def begin(self, beginning: Beginning) -> None:
+        """Let A and B of each layer begin with these values. Raises what `beginning` does."""
+        for name, layer in self._layers.items():
+            r, scale = len(layer.lora_A[self._slot]), layer.update(self._slot)[2]
+            layer.begin(self._slot, *beginning(name, layer.base_layer, r, scale))
 
     def train(self, mode: bool) -> None:
         """Let its parameters learn and its dropout drop, or neither."""

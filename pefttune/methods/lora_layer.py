@@ -55,6 +55,13 @@ class LoraLinear(nn.Module):
         if taken_back:
             self._start[slot] = (a_rI.clone(), -b_Or)
 
+    def begin(self, slot: str, a_rI: Tensor, b_Or: Tensor) -> None:
+        """Other first values of the update in `slot`, also of its frozen half, if it has one."""
+        self.lora_A[slot].copy_(a_rI)
+        self.lora_B[slot].copy_(b_Or)
+        if slot in self._start:
+            self._start[slot] = (a_rI, -b_Or)
+
     def update(self, slot: str) -> tuple[Tensor, Tensor, float]:
         """A, B and scale of the update in `slot`."""
         return *self.low_rank(slot), self._scale[slot]

@@ -24,6 +24,15 @@ class Spectrum:
     explained_k: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class SecondMoments:
+    """The mean of x·xᵀ over inputs x, in the measure that makes the mean of its diagonal 1: for its leading directions
+    (K, I) what it is along them. The inputs have no others, or these matter little."""
+
+    directions_KI: Tensor
+    moments_K: Tensor
+
+
 class Sketch:
     """Sums what is needed of inputs, I·L numbers, for the leading k directions of their covariance.
 
@@ -52,11 +61,21 @@ class Sketch:
         n, mean_I = max(self._n, 1), self._sum_I / max(self._n, 1)
         y_IL = self._products_IL - n * torch.outer(mean_I, mean_I @ self._omega_IL)
         total = float(self._squares - n * mean_I.square().sum())
+        u_IK, moments_K = self._eigen(y_IL)
+        leading = u_IK[:, : self._k].t().float().cpu().contiguous()
+        return Spectrum(leading, tuple((moments_K[: self._k] / total).tolist()))
+
+    def second_moments(self) -> SecondMoments:
+        """Those of all inputs so far, about 0, along all directions that the sketch has."""
+        u_IK, moments_K = self._eigen(self._products_IL)
+        return SecondMoments(u_IK.t().float(), (moments_K * len(u_IK) / self._squares).float())
+
+    def _eigen(self, y_IL: Tensor) -> tuple[Tensor, Tensor]:
+        """Directions (I, K) of the matrix whose products with Ω are y, and what it is along them, greatest first."""
         core_L, turn_LL = torch.linalg.eigh(self._omega_IL.t() @ y_IL)
         kept = core_L > NEGLIGIBLE * self._squares
         u_IK, s_K, _ = torch.linalg.svd(y_IL @ turn_LL[:, kept] * core_L[kept].rsqrt(), full_matrices=False)
-        leading = u_IK[:, : self._k].t().float().cpu().contiguous()
-        return Spectrum(leading, tuple((s_K[: self._k].square() / total).tolist()))
+        return u_IK, s_K.square()
 
 
 def _omega(width: int, n_columns: int) -> Tensor:

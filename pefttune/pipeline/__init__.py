@@ -1,7 +1,9 @@
 """The straight line from a recipe to a stored adapter. Start reading at `line.run_together`. Imports no torch."""
 
 from pefttune.pipeline.beginning import read_data
+from pefttune.pipeline.checking import check
 from pefttune.pipeline.evaluating import evaluate
+from pefttune.pipeline.exporting import Exported, Gate, export_merged, export_peft
 from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
 from pefttune.pipeline.merging import Merge, merge
@@ -11,7 +13,9 @@ from pefttune.pipeline.verifying import Verification, verify
 
 __all__ = [
     "Bench",
+    "Exported",
     "Failed",
+    "Gate",
     "Merge",
     "Probed",
     "Run",
@@ -19,8 +23,11 @@ __all__ = [
     "Tried",
     "Verification",
     "Way",
+    "check",
     "check_comparable",
     "evaluate",
+    "export_merged",
+    "export_peft",
     "merge",
     "probe",
     "read_data",

@@ -11,10 +11,12 @@ from pefttune import data, store, tasks
 from pefttune.data import Dataset
 from pefttune.data.storage import storage_errors
 from pefttune.errors import RecipeError
+from pefttune.pipeline.fusing import with_members
 from pefttune.pipeline.parents import Parent
 from pefttune.pipeline.telling import tell
 from pefttune.pipeline.warm_starting import parent_of
 from pefttune.recipe import Recipe, resolved_yaml
+from pefttune.recipe.adapters import Fusion
 
 if TYPE_CHECKING:
     from pefttune.training import Notify
@@ -29,8 +31,8 @@ class Line:
     rows: Dataset
     run_folder: Path
     notify: Notify
-    parent: Parent | None = None
-    """The adapter that training begins with."""
+    parents: tuple[Parent, ...] = ()
+    """The stored adapters that training begins with: the one of a warm start, or the members of a fusion."""
 
     @property
     def name(self) -> str:
@@ -65,9 +67,18 @@ def read_data(recipe: Recipe) -> tuple[tasks.Task, Dataset]:
     return task.with_labels_of(rows.train, (*rows.validation, *rows.test)), rows
 
 
+def with_parents(recipe: Recipe) -> tuple[Recipe, tuple[Parent, ...]]:
+    """The stored adapters that the recipe's training begins with, and the recipe with what it needs to know of them.
+    Raises AdapterError."""
+    if isinstance(recipe.adapter, Fusion):
+        return with_members(recipe, recipe.adapter)
+    parent = parent_of(recipe)
+    return recipe, () if parent is None else (parent,)
+
+
 def begin(recipe: Recipe, notify: Notify, *, named: bool) -> Line:
     """Data read and checked, the store tried, a run folder opened with the resolved recipe in it."""
-    parent = parent_of(recipe)
+    recipe, parents = with_parents(recipe)
     task, rows = read_data(recipe)
     with store.staged(Path(recipe.output.store), recipe.output.name):
         pass  # a store that cannot be written to says so now, not when the training is over
@@ -84,4 +95,4 @@ def begin(recipe: Recipe, notify: Notify, *, named: bool) -> Line:
     if rows.kept_together:
         parts = ", ".join(f"{count:,} {part}" for part, count in rows.report.rows.items())
         tell(logged, f"rows with the same {' and '.join(rows.kept_together)} stay in one part: {parts}")
-    return Line(recipe, task, rows, run_folder, logged, parent)
+    return Line(recipe, task, rows, run_folder, logged, parents)

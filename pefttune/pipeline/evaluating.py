@@ -34,7 +34,7 @@ def evaluate(
     recipe = recipe_from_mapping(manifest["recipe"], where=f"{name}/{store.MANIFEST}")
     task = tasks.get(recipe.task).with_labels(manifest["labels"])
     if source is None:
-        train, test = _rows_of_the_training(manifest, recipe, task, notify)
+        train, test = rows_of_the_training(manifest, recipe, task, notify)
     else:
         test = data.load_file(source, recipe.data, task.columns, task.check)
         train = _known_rows(recipe, task, test, notify)
@@ -56,7 +56,7 @@ def _known_rows(recipe: Recipe, task: tasks.Task, test: Sequence[Row], notify: N
         return test
 
 
-def _rows_of_the_training(
+def rows_of_the_training(
     manifest: Mapping[str, Any], recipe: Recipe, task: tasks.Task, notify: Notify
 ) -> tuple[Sequence[Row], Sequence[Row]]:
     """Training and test rows, as the recipe finds them today."""

@@ -11,9 +11,11 @@ from pefttune.data import Example, Row
 from pefttune.pipeline.beginning import Line
 from pefttune.pipeline.encoding import encode, flat, teaches, tell_long, try_ragged
 from pefttune.pipeline.examining import check
+from pefttune.pipeline.fusing import weights_of
 from pefttune.pipeline.settling import settle
 from pefttune.pipeline.telling import counter, tell
 from pefttune.pipeline.warm_starting import begin_with
+from pefttune.recipe.adapters import Fusion
 
 if TYPE_CHECKING:
     from pefttune.batching import Batch, Boundary, Outputs
@@ -26,16 +28,19 @@ def attach(session: Session, line: Line) -> Line:
     its recipe left open settled."""
     from accelerate.utils import set_seed
 
-    from pefttune.methods import LoraAdapter
+    from pefttune.methods import FusionAdapter, LoraAdapter
 
-    line, spectra = settle(session, line)
+    line, beginning = settle(session, line)
     recipe = line.recipe
+    members = weights_of(session, line.parents) if isinstance(recipe.adapter, Fusion) else []
     set_seed(recipe.seed)
     loaded = session.add(line.name, session.attach(line.task, recipe.adapter, recipe.data.max_length))
-    if spectra and isinstance(loaded.adapter, LoraAdapter):
-        loaded.adapter.lead({name: spectrum.components_kI for name, spectrum in spectra.items()})
-    if line.parent is not None:
-        begin_with(session, line.name, line.parent, line.notify)
+    if beginning is not None and isinstance(loaded.adapter, LoraAdapter):
+        loaded.adapter.begin(beginning)
+    if isinstance(loaded.adapter, FusionAdapter):
+        loaded.adapter.begin_with(members)
+    elif line.parents:
+        begin_with(session, line.name, line.parents[0], line.notify)
     return line
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from pefttune import store
 from pefttune.errors import AdapterError, InputError
-from pefttune.pipeline.parents import Parent, read_parent
+from pefttune.pipeline.parents import Parent, check_same_base, read_parent
 
 WAYS = ("linear", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 PRUNING = WAYS[2:]
 LARGEST_R = 1024  # that a recipe may ask for
 DENSITY = 0.5
+LARGEST_WEIGHT = 1000  # far over what is of use, far below what float32 could not hold
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def _check_weights(weights: Sequence[float], n: int) -> None:
     told = ",".join(f"{weight:g}" for weight in weights)
     if len(weights) != n:
         raise InputError(f"--weights {told}: there are {n} adapters, so give {n} weights")
-    if not all(map(math.isfinite, weights)):
-        raise InputError(f"--weights {told}: each must be a finite number")
+    if not all(abs(weight) <= LARGEST_WEIGHT for weight in weights):  # nan is not
+        raise InputError(f"--weights {told}: each must be a number from -{LARGEST_WEIGHT} to {LARGEST_WEIGHT}")
     if abs(sum(weights)) < 1e-6:
         raise InputError(
             f"--weights {told} sum to 0, so that nothing would be left of what the adapters have in common"
@@ -100,19 +101,11 @@ def read_parents(store_folder: Path, names: Sequence[str], to: str) -> list[Pare
 def check_alike(parents: Sequence[Parent]) -> None:
     """Raise AdapterError unless all are LoRA adapters of the same layers of one base, and those with heads do the same
     task."""
-    from pefttune import bases
-
     first, *others = parents
     for parent in parents:
         if parent.recipe.adapter.method != "lora":
             raise AdapterError(f"{parent.called} is a {parent.recipe.adapter.method}: only lora adapters can be merged")
-    ours, *theirs = [bases.Fingerprint(**parent.manifest["base"]["fingerprint"]) for parent in parents]
-    for other, fingerprint in zip(others, theirs, strict=True):
-        if differences := ours.differences(fingerprint):
-            raise AdapterError(
-                f"{first.called} and {other.called} were trained on different bases, here that of {first.called}, "
-                f"there that of {other.called}. They differ in: {'; '.join(differences)}"
-            )
+    check_same_base(parents)
     layers = {layer for layer, _ in _layers(first)}
     for other in others:
         if strangers := sorted(layers ^ {layer for layer, _ in _layers(other)}):

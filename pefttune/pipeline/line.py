@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pefttune.pipeline.beginning import Line, begin, check_together
 from pefttune.pipeline.comparing import REPORT, add_zero_shot, compare, report, score
 from pefttune.pipeline.fitting import attach, fit
+from pefttune.pipeline.parents import lineage_of
 from pefttune.pipeline.proving import Trained, save
-from pefttune.pipeline.warm_starting import lineage_of
 from pefttune.recipe import Recipe
+from pefttune.recipe.adapters import Fusion
 
 if TYPE_CHECKING:  # torch and its family take seconds to import, and bad data must be told before
     from pefttune.evaluation import Comparison
@@ -95,7 +96,8 @@ def _compared(session: Session, line: Line, log: TrainingLog, cost: dict[str, An
     ours, rows = session[line.name], line.rows
     adapter, others = score(session, line.name, line.recipe, rows.train, rows.test, line.notify)
     comparison = compare(ours.task, adapter, others, line.recipe, line.notify)
-    lineage = lineage_of(line.parent)
+    how = "fusion" if isinstance(line.recipe.adapter, Fusion) else "warm_start"
+    lineage = lineage_of(how, line.parents)
     manifest = publishing.describe(line.recipe, session.base, ours, rows.report, comparison, cost, lineage)
     state = ours.state()
     report(line.run_folder, evaluation.Findings(ours.task, log, comparison, adapter, others, manifest, state))

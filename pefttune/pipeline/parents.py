@@ -1,12 +1,14 @@
-"""Stored adapters that a new one is made from: merged, or begun with."""
+"""Stored adapters that a new one is made from: merged, fused, or begun with."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pefttune import store
+from pefttune.errors import AdapterError
 from pefttune.recipe import Recipe, recipe_from_mapping
 
 
@@ -39,3 +41,22 @@ def read_parent(store_folder: Path, name: str) -> Parent:
     manifest = store.read_manifest(folder)
     recipe = recipe_from_mapping(manifest["recipe"], where=f"{name}/{store.MANIFEST}")
     return Parent(folder.parent.name, int(folder.name), folder, manifest, recipe)
+
+
+def lineage_of(how: str, parents: Sequence[Parent]) -> dict[str, Any] | None:
+    """What the manifest says of an adapter that was trained from these; None where there are none."""
+    return {"how": how, "parents": [parent.lineage() for parent in parents]} if parents else None
+
+
+def check_same_base(parents: Sequence[Parent]) -> None:
+    """Raise AdapterError, with what differs, where they were trained on different bases."""
+    from pefttune import bases
+
+    first, *others = parents
+    ours, *theirs = [bases.Fingerprint(**parent.manifest["base"]["fingerprint"]) for parent in parents]
+    for other, fingerprint in zip(others, theirs, strict=True):
+        if differences := ours.differences(fingerprint):
+            raise AdapterError(
+                f"{first.called} and {other.called} were trained on different bases, here that of {first.called}, "
+                f"there that of {other.called}. They differ in: {'; '.join(differences)}"
+            )

@@ -49,6 +49,8 @@ def probe(
     Raises an InputError, before weights are loaded where it can be known then, and StorageError.
     """
     started, cpu = time.perf_counter(), time.process_time()
+    _check_once("--bases", sources)
+    _check_once("--adapters", adapters)
     task, data = read_data(recipe)
     if adapters and not task.labels:
         raise InputError(f"--adapters: stored adapters are judged by classes, and {task.name} has none: leave it out")
@@ -79,10 +81,14 @@ def probe(
     return Probed(report, folder)
 
 
+def _check_once(option: str, names: Sequence[str]) -> None:
+    """Raise InputError for a name that stands twice."""
+    if twice := [one for one in names if names.count(one) > 1]:
+        raise InputError(f"{option} names {twice[0]!r} twice")
+
+
 def _sections(recipe: Recipe, sources: Sequence[str]) -> list[schema.Base]:
-    """The `base` section for each base. Raises InputError for one that is named twice."""
-    if twice := [one for one in sources if sources.count(one) > 1]:
-        raise InputError(f"--bases names {twice[0]!r} twice")
+    """The `base` section for each base."""
     changed = [recipe.base.model_copy(update={"source": one, "revision": None}) for one in sources]
     return changed or [recipe.base]
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pefttune.data import UNKNOWN, Example
 from pefttune.data.storage import storage_errors
@@ -19,14 +19,14 @@ from pefttune.pipeline.beginning import Line
 from pefttune.pipeline.encoding import try_ragged
 from pefttune.pipeline.telling import counter
 from pefttune.recipe import BaseShape, Workload, applied, choose, resolved_yaml
-from pefttune.recipe.adapters import Lora, LowRank
+from pefttune.recipe.adapters import OF_THE_INPUTS, Lora, LowRank
 from pefttune.recipe.defaults import RHO
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pefttune.inference import Session
-    from pefttune.methods import Spectrum
+    from pefttune.methods import Beginning, Sketch
 
 ROWS_SAMPLED = 1000
 TOKENS_MEASURED = 16_384
@@ -34,10 +34,11 @@ TOKENS_MEASURED = 16_384
 Linears = Mapping[str, "nn.Linear"]
 
 
-def settle(session: Session, line: Line) -> tuple[Line, Mapping[str, Spectrum]]:
-    """The line with nothing left open in its recipe, and where the adapter is to begin along what enters its layers,
-    that. Raises RecipeError for a budget that cannot be spent."""
+def settle(session: Session, line: Line) -> tuple[Line, Beginning | None]:
+    """The line with nothing left open in its recipe, and where its adapter begins when the layers alone do not tell.
+    Raises RecipeError for a budget that cannot be spent."""
     from pefttune import methods
+    from pefttune.pipeline.initial_values import beginning
 
     section, config = line.recipe.adapter, session.base.model.config.get_text_config()
     examples: list[Example] = []
@@ -47,13 +48,13 @@ def settle(session: Session, line: Line) -> tuple[Line, Mapping[str, Spectrum]]:
         examples = _sample(session, line)
         linears = methods.lora_targets(session.base.model, section)
         work = _workload(linears, examples, len(line.rows.train))
-        _check_budget(section, linears)
+        _check_ranks(section, linears)
     choices = choose(line.recipe, BaseShape(config.model_type, config.hidden_size), work)
     recipe = applied(line.recipe, choices)
-    spectra: Mapping[str, Spectrum] = {}
+    sketches: Mapping[str, Sketch] = {}
     if isinstance(recipe.adapter, Lora) and _is_measured(recipe.adapter):
         try_ragged(session, examples, line.notify)
-        adapter, spectra = _measured(session, line, recipe.adapter, linears, examples)
+        adapter, sketches = _measured(session, line, recipe.adapter, linears, examples)
         recipe = recipe.model_copy(update={"adapter": adapter})
     if choices:
         line.notify({"event": "chosen", "choices": [asdict(choice) for choice in choices]})
@@ -61,11 +62,12 @@ def settle(session: Session, line: Line) -> tuple[Line, Mapping[str, Spectrum]]:
         resolved = line.run_folder / "recipe.yaml"
         with storage_errors(resolved):
             resolved.write_text(resolved_yaml(recipe), encoding="utf-8")
-    return replace(line, recipe=recipe), spectra
+    word = getattr(section, "init_lora_weights", "")
+    return replace(line, recipe=recipe), beginning(session.base, word, sketches)
 
 
 def _is_measured(section: LowRank) -> bool:
-    return isinstance(section, Lora) and (section.budget is not None or section.init_lora_weights == "eva")
+    return isinstance(section, Lora) and (section.budget is not None or section.init_lora_weights in OF_THE_INPUTS)
 
 
 def _sample(session: Session, line: Line) -> list[Example]:
@@ -93,46 +95,69 @@ def _sizes(linears: Linears) -> dict[str, tuple[int, int]]:
     return {name: (linear.in_features, linear.out_features) for name, linear in linears.items()}
 
 
-def _check_budget(section: LowRank, linears: Linears) -> None:
+def _check_ranks(section: LowRank, linears: Linears) -> None:
+    """Raise RecipeError for ranks to spend that are too few or more than the layers have."""
     from pefttune import methods
 
-    if not isinstance(section, Lora) or section.budget is None:
+    if not isinstance(section, Lora):
         return
     sizes = _sizes(linears)
-    name, least = min(((name, sum(size)) for name, size in sizes.items()), key=lambda item: item[1])
-    if section.budget < least:
+    full = methods.full_ranks(sizes)
+    mean = sum(full.values()) // len(full)
+    if section.budget is not None:
+        _check_budget(section.budget, sizes, full)
+    elif section.r is not None and not section.rank_pattern and section.r > mean:
         raise RecipeError(
-            f"adapter.budget: {section.budget:,} parameters are too few: one rank of the smallest layer, {name}, takes "
+            f"adapter.r: {section.r} ranks for each of the {len(full)} layers to adapt are more than these have; take "
+            f"{mean} or less, or name other adapter.target_modules"
+        )
+
+
+def _check_budget(budget: int, sizes: Mapping[str, tuple[int, int]], full: Mapping[str, int]) -> None:
+    name, least = min(((name, sum(size)) for name, size in sizes.items()), key=lambda item: item[1])
+    if budget < least:
+        raise RecipeError(
+            f"adapter.budget: {budget:,} parameters are too few: one rank of the smallest layer, {name}, takes "
             f"{least:,}"
         )
-    largest = sum(rank * sum(sizes[name]) for name, rank in methods.full_ranks(sizes).items())
-    if section.budget > largest:
+    largest = sum(rank * sum(sizes[name]) for name, rank in full.items())
+    if budget > largest:
         raise RecipeError(
-            f"adapter.budget: {section.budget:,} parameters are too many: with every rank they can have, the "
+            f"adapter.budget: {budget:,} parameters are too many: with every rank they can have, the "
             f"{len(sizes)} layers to adapt take {largest:,}"
         )
 
 
 def _measured(
     session: Session, line: Line, section: Lora, linears: Linears, examples: Sequence[Example]
-) -> tuple[Lora, Mapping[str, Spectrum]]:
-    """The section with explicit ranks, and the spectra along which A is to begin, if it is."""
+) -> tuple[Lora, Mapping[str, Sketch]]:
+    """The section with explicit ranks, and sketches of what enters the layers."""
     from pefttune import inference, methods
 
     sizes, rho = _sizes(linears), RHO if section.rho is None else section.rho
+    costs, budget = dict.fromkeys(sizes, 1), section.rank * len(sizes)
     if section.budget is not None:
         costs, budget = {name: sum(size) for name, size in sizes.items()}, section.budget
         most = methods.most_ranks(sizes, budget, rho)
-    else:
-        costs, budget = dict.fromkeys(sizes, 1), section.rank * len(sizes)
+    elif section.init_lora_weights == "eva":
         most = {name: min(round(rho * section.rank), rank) for name, rank in methods.full_ranks(sizes).items()}
+    else:
+        most = dict.fromkeys(sizes, section.rank)
     read = _some(examples, TOKENS_MEASURED)
     progress = counter(line.notify, "activations", "training", len(read))
-    spectra = inference.input_spectra(session, linears, {**most, **section.rank_pattern}, read, progress)
-    ranks = section.rank_pattern or methods.spend({name: s.explained_k for name, s in spectra.items()}, costs, budget)
-    pattern = {name: rank for name, rank in ranks.items() if rank != section.rank}
-    settled = {"rank_pattern": pattern, "budget": None, "init_lora_weights": "default", "rho": None}
-    return section.model_copy(update=settled), spectra if section.init_lora_weights == "eva" else {}
+    sketches = inference.input_sketches(session, linears, {**most, **section.rank_pattern}, read, progress)
+    if section.init_lora_weights != "eva" and section.budget is None:
+        return section, sketches
+    spectra = {name: sketch.spectrum().explained_k for name, sketch in sketches.items()}
+    ranks = section.rank_pattern or methods.spend(spectra, costs, budget)
+    settled: dict[str, Any] = {
+        "rank_pattern": {name: rank for name, rank in ranks.items() if rank != section.rank},
+        "budget": None,
+        "rho": None,
+    }
+    if section.init_lora_weights == "eva":  # nothing of it is left to settle when it is attached again
+        settled["init_lora_weights"] = "default"
+    return section.model_copy(update=settled), sketches
 
 
 def _some(examples: Sequence[Example], tokens: int) -> list[Example]:

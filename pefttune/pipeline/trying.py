@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pefttune import tasks
 from pefttune.data import Dataset
 from pefttune.errors import DataError, InputError, TrainingError
-from pefttune.pipeline.beginning import Line, read_data
+from pefttune.pipeline.beginning import Line, read_data, with_parents
 from pefttune.pipeline.fitting import attach, fit
 from pefttune.recipe import Recipe
 
@@ -140,9 +140,10 @@ class Bench:
 
     def _line(self, recipe: Recipe, folder: Path) -> Line:
         task, rows = self.read(recipe)
+        recipe, parents = with_parents(recipe)
         name = recipe.output.name
         (folder / name).mkdir()
-        return Line(recipe, task, rows, folder / name, lambda event: self._notify({**event, "run": name}))
+        return Line(recipe, task, rows, folder / name, lambda event: self._notify({**event, "run": name}), parents)
 
 
 def _judged(session: Session, line: Line, log: TrainingLog, cost: dict[str, Any], together: int) -> Tried | Failed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pefttune.errors import AdapterError
 from pefttune.pipeline.parents import Parent, read_parent
@@ -26,11 +26,6 @@ def parent_of(recipe: Recipe) -> Parent | None:
             f"adapter.warm_start: {parent.called} is a {method}, and a {recipe.adapter.method} cannot begin with it"
         )
     return parent
-
-
-def lineage_of(parent: Parent | None) -> dict[str, Any] | None:
-    """What the manifest says of an adapter whose training began with `parent`."""
-    return None if parent is None else {"how": "warm_start", "parents": [parent.lineage()]}
 
 
 def begin_with(session: Session, name: str, parent: Parent, notify: Notify) -> None:

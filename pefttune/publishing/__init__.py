@@ -1,23 +1,37 @@
-"""What goes out with an adapter: its manifest and its card, and nothing of the machine; to the Hub, and back."""
+"""What goes out: an adapter's manifest, its card and its exports, nothing of the machine; to the Hub, and back."""
 
-from pefttune.publishing.card import render_card
+from pefttune.publishing.card import render_card, render_merged_card
+from pefttune.publishing.consumers import CONSUMERS, Objection, Stored, object_to
 from pefttune.publishing.manifest import describe, describe_base, dtype_name
+from pefttune.publishing.merged import Into, write_merged
+from pefttune.publishing.new_folder import check_free, new_folder
 from pefttune.publishing.portable import portable
 from pefttune.publishing.publication import File, Publication, prepare
 from pefttune.publishing.pulling import Pulled, pull
+from pefttune.publishing.stored import copy_stored
 from pefttune.publishing.uploading import Published, publish
 
 __all__ = [
+    "CONSUMERS",
     "File",
+    "Into",
+    "Objection",
     "Publication",
     "Published",
     "Pulled",
+    "Stored",
+    "check_free",
+    "copy_stored",
     "describe",
     "describe_base",
     "dtype_name",
+    "new_folder",
+    "object_to",
     "portable",
     "prepare",
     "publish",
     "pull",
     "render_card",
+    "render_merged_card",
+    "write_merged",
 ]

@@ -10,10 +10,12 @@ from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pefttune.data import CATALOGUE
+from pefttune.evaluation import Parity
+from pefttune.methods.weights import WEIGHTS
 from pefttune.publishing.results import hub_dataset, hub_metrics, model_index
 from pefttune.recipe.adapters import METHODS
 
-TEMPLATE = "card.md.jinja"
+TEMPLATE, MERGED = "card.md.jinja", "merged.md.jinja"
 AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
@@ -37,47 +39,80 @@ def render_card(
     One that is published in `repo_id` says how others get and load it, in vLLM where that takes it with a
     `--max-lora-rank` of `vllm_rank`. `license` is the adapter's, by default its recipe's.
     """
+    recipe, base, head = manifest["recipe"], manifest["base"], manifest["head"]
+    license = license or recipe["output"]["license"]
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            metadata=_metadata(manifest, license).to_yaml(),
+            name=manifest["name"],
+            repo_id=repo_id,
+            vllm_rank=vllm_rank,
+            task=recipe["task"]["type"],
+            labels=manifest["labels"],
+            prompt=manifest["prompt"],
+            example=_example(manifest["inputs"]),
+            auto_class=AUTO_CLASSES[head["task_type"]] if head and head["plain"] else None,
+            own_head=bool(head) and not head["plain"],
+            outputs=head and head["outputs"],
+            both_ways=bool(head) and head.get("is_causal") is False,
+            pairs=bool(head) and head["task_type"] == "QUESTION_ANS",
+            method=recipe["adapter"]["method"],
+            in_peft=METHODS[recipe["adapter"]["method"]].in_peft,
+            parameters=manifest["parameters"],
+            version=manifest["versions"]["pefttune"],
+            license=license,
+            base_id=base["hub_id"] or base["origin"],
+            base_revision=base["revision"],
+            base_source=base["source"],
+            base_origin=base["origin"],
+            elsewhere=base["hub_id"] is not None and base["revision"] is None,
+            quantization=base["fingerprint"]["quantization"],
+            bits=_bits(base["fingerprint"]["quantization"], base["dtype"]),
+            dtype=base["dtype"],
+            comparison=manifest["comparison"],
+            lineage=manifest.get("lineage"),
+            confidence=recipe["evaluation"]["confidence_level"],
+            data=manifest["data"],
+            citation=known.citation if (known := CATALOGUE.get(manifest["data"]["source"])) else None,
+            training=manifest["training"],
+        )
+    )
+
+
+def render_merged_card(manifest: dict[str, Any], into: str, parity: Parity) -> str:
+    """The card of the model that an adapter was merged into, with how alike the two are."""
+    recipe, base = manifest["recipe"], manifest["base"]
+    return (
+        _environment()
+        .get_template(MERGED)
+        .render(
+            name=manifest["name"],
+            task=recipe["task"]["type"],
+            labels=manifest["labels"],
+            prompt=manifest["prompt"],
+            auto_class=AUTO_CLASSES[head["task_type"]] if (head := manifest["head"]) else "AutoModelForCausalLM",
+            sha256=manifest["files"][WEIGHTS],
+            version=manifest["versions"]["pefttune"],
+            license=recipe["output"]["license"],
+            base_id=base["hub_id"] or base["origin"],
+            base_origin=base["origin"],
+            quantization=base["fingerprint"]["quantization"],
+            dtype=base["dtype"],
+            into=into,
+            parity=parity,
+        )
+    )
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.globals |= {"pct": _percent, "points": _points}
     environment.filters["cell"] = _cell
-    recipe, base, head = manifest["recipe"], manifest["base"], manifest["head"]
-    license = license or recipe["output"]["license"]
-    return environment.get_template(TEMPLATE).render(
-        metadata=_metadata(manifest, license).to_yaml(),
-        name=manifest["name"],
-        repo_id=repo_id,
-        vllm_rank=vllm_rank,
-        task=recipe["task"]["type"],
-        labels=manifest["labels"],
-        prompt=manifest["prompt"],
-        example=_example(manifest["inputs"]),
-        auto_class=AUTO_CLASSES[head["task_type"]] if head and head["plain"] else None,
-        own_head=bool(head) and not head["plain"],
-        outputs=head and head["outputs"],
-        both_ways=bool(head) and head.get("is_causal") is False,
-        pairs=bool(head) and head["task_type"] == "QUESTION_ANS",
-        method=recipe["adapter"]["method"],
-        in_peft=METHODS[recipe["adapter"]["method"]].in_peft,
-        parameters=manifest["parameters"],
-        version=manifest["versions"]["pefttune"],
-        license=license,
-        base_id=base["hub_id"] or base["origin"],
-        base_revision=base["revision"],
-        base_source=base["source"],
-        base_origin=base["origin"],
-        elsewhere=base["hub_id"] is not None and base["revision"] is None,
-        quantization=base["fingerprint"]["quantization"],
-        bits=_bits(base["fingerprint"]["quantization"], base["dtype"]),
-        dtype=base["dtype"],
-        comparison=manifest["comparison"],
-        lineage=manifest.get("lineage"),
-        confidence=recipe["evaluation"]["confidence_level"],
-        data=manifest["data"],
-        citation=known.citation if (known := CATALOGUE.get(manifest["data"]["source"])) else None,
-        training=manifest["training"],
-    )
+    return environment
 
 
 def vllm_rank(manifest: dict[str, Any], peft_config: dict[str, Any]) -> int | None:

@@ -72,11 +72,18 @@ Layers = Annotated[
         examples=["top-8", [28, 29]],
     ),
 ]
+Beginning = Literal["default", "gaussian", "pissa", "pissa_niter_16", "olora", "eva", "corda", "loftq"]
 RankStabilized = Annotated[Switch, Field(description="Scale by lora_alpha / √r instead (arXiv:2312.03732).")]
 
 
 # Initial values that are made of the weight, and change what the model computes.
 OF_THE_WEIGHT = ("pissa", "pissa_niter_16", "olora")
+# Those for which a pass of training rows through the base finds out what enters the layers.
+OF_THE_INPUTS = ("eva", "corda")
+# Those that a frozen half takes back, so that the adapter begins as the base.
+TAKEN_BACK = (*OF_THE_WEIGHT, "corda")
+# Those that are divided by the scale.
+DIVIDED = (*TAKEN_BACK, "loftq")
 
 
 # The run makes sure in its first two steps that each tensor learns.
@@ -146,14 +153,17 @@ class Lora(LowRank):
         examples=["2M"],
         json_schema_extra={"unit": "parameters"},
     )
-    init_lora_weights: Literal["default", "gaussian", "pissa", "pissa_niter_16", "olora", "eva"] = Field(
+    init_lora_weights: Beginning = Field(
         "default",
         description="Where A and B begin. `default`: A at random, B at zero; `gaussian`: likewise, A normal; `eva`: B "
         "at zero, A along the leading directions of what enters the layer, found out by a pass of training rows "
         "through the base, ranks by what these explain (arXiv:2410.07170), which then stand in `rank_pattern`; "
         "`pissa`: the weight's principal components (arXiv:2404.02948), or nearly these by a fast SVD, "
-        "`pissa_niter_16`; `olora`: its QR decomposition (arXiv:2406.01775). The last three are saved as a LoRA of "
-        "rank 2 · r, whose second half takes the beginning back: the base never changes.",
+        "`pissa_niter_16`; `olora`: its QR decomposition (arXiv:2406.01775); `corda`: the components of the weight "
+        "that matter most for what enters the layer, found out as for `eva` (arXiv:2406.05223). The last four are "
+        "saved as a LoRA of rank 2 · r, whose second half takes the beginning back: the base never changes. `loftq`, "
+        "on a quantized base: the principal components of what quantization took away (arXiv:2310.08659), so that the "
+        "adapter begins nearer to the model before quantization.",
     )
     rho: Annotated[Number, Field(ge=1, le=16)] | None = Field(
         None,
@@ -203,7 +213,7 @@ class Lora(LowRank):
 
     @model_validator(mode="after")
     def _scale_of_a_decomposition(self) -> Self:
-        if self.lora_alpha == 0 and self.init_lora_weights in OF_THE_WEIGHT:
+        if self.lora_alpha == 0 and self.init_lora_weights in DIVIDED:
             raise ValueError(
                 f"`init_lora_weights: {self.init_lora_weights}` divides by the scale, which `lora_alpha: 0` makes 0; "
                 "take another lora_alpha, or leave it out"
@@ -211,9 +221,10 @@ class Lora(LowRank):
         return self
 
     def stored(self) -> Self:
-        """Of twice the ranks and the same scale where what was frozen at first is saved, too."""
-        if self.init_lora_weights not in OF_THE_WEIGHT:
-            return self
+        """One that begins anyhow, for it is given weights; of twice the ranks and the same scale where what was frozen
+        at first is saved, too."""
+        if self.init_lora_weights not in TAKEN_BACK:
+            return self.model_copy(update={"init_lora_weights": "default"})
         whole = {
             "r": 2 * self.rank,
             "rank_pattern": {name: 2 * r for name, r in self.rank_pattern.items()},
@@ -451,6 +462,34 @@ class TrainableTokens(Method):
     )
 
 
+def _several(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) < 2:
+        raise ValueError("a fusion weighs two adapters at least: name another one")
+    return names
+
+
+class Fusion(Method):
+    """AdapterFusion (arXiv:2005.00247): stored adapters, frozen, whose updates are weighed for each token."""
+
+    in_peft = False
+    method: Literal["fusion"] = Field(
+        description="Stored LoRA adapters, frozen; learned is how much of each a token gets, in every layer, by "
+        "attention (AdapterFusion, arXiv:2005.00247)."
+    )
+    adapters: Annotated[Texts, AfterValidator(_several)] = Field(
+        description="The adapters to weigh, of `output.store` and of the recipe's base, by name or name@version. They "
+        "are saved with the new one, which needs none of them afterwards.",
+        examples=[["film-sentiment", "product-sentiment"]],
+    )
+    r: Whole = Field(2, gt=0, le=LARGEST_RANK, description="Width of queries and keys.")
+    members: tuple[Lora, ...] = Field(
+        (),
+        description="The `adapter` sections of those adapters. A run takes them from the store and notes them in its "
+        "resolved recipe; they need not be given.",
+        examples=[[{"method": "lora", "r": 2}, {"method": "lora", "r": 4}]],
+    )
+
+
 class Head(Method):
     """The task's head alone, on the outputs of the frozen base (linear probing)."""
 
@@ -476,6 +515,7 @@ AdapterSection = (
     | PrefixTuning
     | TrainableTokens
     | Bottleneck
+    | Fusion
     | Head
 )
 METHODS: dict[str, type[Method]] = {

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from pefttune.errors import RecipeError
 from pefttune.recipe.document import inline
-from pefttune.recipe.keys import ROOT, Key, keys_of, unknown_key, walk
+from pefttune.recipe.keys import ROOT, Key, Slot, keys_of, unknown_key, walk
 from pefttune.recipe.load import LoadedRecipe, to_mapping
 
 
@@ -17,7 +17,8 @@ from pefttune.recipe.load import LoadedRecipe, to_mapping
 class Explanation:
     """One key, in words. Values are written as in a recipe; None means that there is none.
 
-    A required key has no default. A section has no default, example or value: it has `keys`.
+    A required key has no default. A section has no default, example or value: it has `keys`. `kinds` are the tasks or
+    methods that have the key, where not all have it. What they do not say alike has a line for each, in `meaning`.
     """
 
     key: str
@@ -30,12 +31,13 @@ class Explanation:
     example: str | None = None
     value: str | None = None
     origin: str | None = None
+    kinds: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
 
 
-def explain(key: str, loaded: LoadedRecipe | None = None) -> Explanation:
+def explain(key: str, loaded: LoadedRecipe | None = None, root: Slot = ROOT) -> Explanation:
     """Explain a key such as `training.learning_rate`, or a section such as `training`."""
-    known = dict(walk())
+    known = dict(walk(root))
     if key not in known:
         raise RecipeError(f"{key}: {_unknown(key, known)}")
     found = known[key]
@@ -46,12 +48,13 @@ def explain(key: str, loaded: LoadedRecipe | None = None) -> Explanation:
         meaning=_meaning(found),
         type=slot.phrase(bounds=False),
         choices=tuple(slot.choices()),
-        bounds=slot.bounds() or None,
+        bounds=_bounds(found),
         unit=_unit(found),
         default=None if section else _default(found),
         example=None if section else _example(found),
         value=value,
         origin=None if value is None or loaded is None else loaded.origins[key],
+        kinds=_kinds(key, known),
         keys=tuple(f"{key}.{name}" for name in keys_of(slot)),
     )
 
@@ -69,21 +72,40 @@ def _unit(key: Key) -> str | None:
     return str(extra["unit"]) if isinstance(extra, dict) else None
 
 
+def _kinds(key: str, known: dict[str, Key]) -> tuple[str, ...]:
+    parent, having = key.rpartition(".")[0], known[key].infos
+    may_stand = known[parent].slot.sections() if parent else ()
+    return tuple(having) if len(having) < len(may_stand) else ()
+
+
 def _meaning(key: Key) -> str:
-    """What it means in all sections that have it, or in each kind of them."""
-    told = {kind: info.description or "" for kind, info in key.infos.items()}
-    if len(set(told.values())) == 1:
-        return key.info.description or ""
-    return " ".join(f"For {kind}: {each}" for kind, each in told.items())
+    told = _together({kind: info.description or "" for kind, info in key.infos.items()})
+    return "\n".join(f"{kinds}: {each}" if kinds else each for each, kinds in told.items())
+
+
+def _bounds(key: Key) -> str | None:
+    return _listed({kind: Slot(info.annotation, tuple(info.metadata)).bounds() for kind, info in key.infos.items()})
 
 
 def _default(key: Key) -> str | None:
     if key.info.is_required():
         return None
-    defaults = {kind: _own_default(info) for kind, info in key.infos.items()}
-    if len(set(defaults.values())) == 1:
-        return _own_default(key.info)
-    return ", ".join(f"{default} ({kind})" for kind, default in defaults.items())
+    return _listed({kind: _own_default(info) for kind, info in key.infos.items()})
+
+
+def _listed(said: dict[str, str]) -> str | None:
+    """What most kinds say, then what others do: `all-linear, null (ia3)`."""
+    told = _together(said)
+    return ", ".join(f"{each} ({kinds})" if kinds else each for each, kinds in told.items() if each) or None
+
+
+def _together(said: dict[str, str]) -> dict[str, str]:
+    """Kind → what it says, as what is said → the kinds that say it, which need no names where they are most of them."""
+    kinds: dict[str, list[str]] = {}
+    for kind, each in said.items():
+        kinds.setdefault(each, []).append(kind)
+    by_number = sorted(kinds.items(), key=lambda item: -len(item[1]))
+    return {each: "" if 2 * len(those) > len(said) else ", ".join(those) for each, those in by_number}
 
 
 def _own_default(info: FieldInfo) -> str:

@@ -130,9 +130,9 @@ def walk(slot: Slot = ROOT, prefix: str = "") -> Iterator[tuple[str, Key]]:
         yield from walk(key.slot, f"{prefix}{name}.")
 
 
-def all_keys() -> Iterator[str]:
+def all_keys(root: Slot = ROOT) -> Iterator[str]:
     """Every key that holds a value, not a section: `training.learning_rate`, `data.split.test`, `seed`, …"""
-    return (path for path, key in walk() if not key.slot.sections())
+    return (path for path, key in walk(root) if not key.slot.sections())
 
 
 def unknown_key(path: str, siblings: Slot, root: Slot = ROOT) -> str:

@@ -341,6 +341,17 @@ class Recipe(Section):
             )
         return adapter
 
+    @field_validator("adapter")
+    @classmethod
+    def _quantization_took_something(cls, adapter: AdapterSection, info: ValidationInfo) -> AdapterSection:
+        base = info.data.get("base")
+        if getattr(adapter, "init_lora_weights", "") == "loftq" and base is not None and base.quantization == "none":
+            raise ValueError(
+                "`init_lora_weights: loftq` begins with what quantization took away, and `base.quantization: none` "
+                "takes nothing; set nf4, fp4 or int8 there, or another beginning here, such as pissa or corda"
+            )
+        return adapter
+
     @field_validator("data")
     @classmethod
     def _bins_name_the_labels(cls, data: Data, info: ValidationInfo) -> Data:

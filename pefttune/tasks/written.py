@@ -45,10 +45,10 @@ def written(writing: Writing, read: Sequence[str], encoded: Encoded) -> Written:
     return Written(writing.text, tuple(read), math.exp(writing.log_likelihood), truncated, writing.ended)
 
 
-def by_example(log_likelihoods_N: Tensor, batch: ScoredBatch) -> Sequence[Tensor]:
-    """The log-likelihoods of each example's reference, token by token; each example has one answer."""
+def by_example(values_N: Tensor, batch: ScoredBatch) -> Sequence[Tensor]:
+    """The values of each example's reference, token by token; each example has one answer."""
     counts: list[int] = batch.answers_N.bincount(minlength=batch.n_examples).tolist()
-    parts: Sequence[Tensor] = log_likelihoods_N.split(counts)
+    parts: Sequence[Tensor] = values_N.split(counts)
     return parts
 
 

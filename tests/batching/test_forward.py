@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pefttune.batching import (
     Batch,
     hidden_rows,
+    likeliest_tokens,
     log_likelihoods,
     logits_are_linear,
     padded,
@@ -52,6 +53,15 @@ def test_models_that_bend_their_logits_keep_their_own_forward(model_of: Any, nam
     assert (target_log_likelihoods(model, batch) - expected).abs().max() < 1e-5
     short = log_likelihoods(model, hidden_rows(model, batch), batch.targets_N)
     assert (short - expected).abs().max() > 1e-3, "the short way would have given the same"
+
+
+@pytest.mark.parametrize("name", [*BENT, *STRAIGHT])
+@torch.no_grad()
+def test_the_likeliest_tokens_are_the_models_own(model_of: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pefttune.batching.forward.ROWS_AT_ONCE", 2)
+    model, batch = model_of(name, **BENT.get(name, {})), batch_of()
+    logits = model(input_ids=batch.ids_BT, attention_mask=batch.padding_mask_BT, use_cache=False).logits
+    assert torch.equal(likeliest_tokens(model, batch), logits.flatten(0, 1)[batch.rows_N].argmax(-1))
 
 
 @pytest.mark.parametrize("name", STRAIGHT)

@@ -223,6 +223,9 @@ def test_explain(command: Any, shop: Any) -> None:
     assert "adapter.lora_alpha: 32" in told
     assert command("explain", "adapter.r", "--recipe", shop.recipe, "--json").document["origin"].endswith(":4")
     assert "here     4, from" in command("explain", "adapter.r", "--recipe", shop.recipe).out
+    of_methods = command("explain", "adapter").out.splitlines()
+    assert max(map(len, of_methods)) <= 80
+    assert ["adapter.use_rslora", "lora,", "dora"] in [line.split() for line in of_methods]
     every = command("explain", "--json").document["keys"]
     assert len(every) == len(command("explain").out.splitlines()) >= 50
     own = [line.split()[0] for line in command("explain", "--recipe", shop.recipe).out.splitlines()]

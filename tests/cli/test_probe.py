@@ -113,7 +113,8 @@ def test_bad_input_is_told(probe: Any, probe_rows: Any, refused: Any, tiny: Path
         probe("--bases", str(tiny_encoder), "--adapters", "all", "--json"), 2, "AdapterError", "holds none that was"
     )
     refused(probe("--bases", "./none", "--json"), 2, "BaseError", "there is no folder or file ./none")
-    refused(probe("--bases", f"{tiny},{tiny}", "--json"), 2, "InputError", "twice")
+    refused(probe("--bases", f"{tiny},{tiny}", "--json"), 2, "InputError", f"--bases names '{tiny}' twice")
+    refused(probe("--adapters", "tiny,tiny", "--json"), 2, "InputError", "--adapters names 'tiny' twice")
     refused(probe("--rows", "30", "--json"), 2, "DataError", "30 rows are too few to tell anything")
     regression = ["task.approach=head", "task.problem_type=regression", "data.label_bins=null", "--json"]
     numbers = [{"text": f"film {i}", "label": i} for i in range(60)]

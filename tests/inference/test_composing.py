@@ -177,12 +177,13 @@ def test_what_cannot_be_put_together_is_said(session: Session, adapted: Any) -> 
         (lambda: session.average("x", ["one", "two"], [1.0, -1.0]), "are no shares"),
         (lambda: session.average("x", ["one", "two"], [0.0, 0.0]), "are no shares"),
         (lambda: session.average("x", ["one", "two"], [1.0, float("nan")]), "are no shares"),
+        (lambda: session.average("x", ["one", "two"], [1e308, 1e308]), "are no shares"),
         (lambda: session.parallel(TEXTS, "one"), "takes several adapters"),
         (lambda: session.parallel(TEXTS, []), "takes several adapters"),
         (lambda: session.parallel(TEXTS, ["one", "none"]), "no adapter 'none' in this session"),
     ):
         with pytest.raises(AdapterError, match=told):
             call()
-    with pytest.raises(DataError, match="take several texts"):
+    with pytest.raises(DataError, match="take several rows"):
         session.parallel("one text", ["one", "two"])
     assert "x" not in session.names

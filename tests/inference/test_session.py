@@ -127,6 +127,11 @@ def test_an_unknown_adapter_is_told_with_those_there_are(session: Session, adapt
         ("  ", "text 2: text is empty"),
         (Row({"text": None}, "f.csv:9"), "f.csv:9: text is NoneType, not text"),
         (Row({"review": "x"}, "f.csv:9"), "f.csv:9: there is no column 'text', but review"),
+        (5, "text 2: a row is int; give a text or a mapping with text"),
+        (None, "text 2: a row is NoneType; give a text or a mapping with text"),
+        (["fine"], "text 2: a row is list; give a text or a mapping with text"),
+        ({5: "fine"}, "text 2: there is no column 'text', but 5"),
+        ({}, "text 2: there is no column 'text', but none"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_told(session: Session, adapted: Any, row: Any, message: str) -> None:
@@ -260,10 +265,13 @@ def test_a_changed_file_is_refused_before_anything_is_attached(session: Session,
     assert not any(isinstance(module, LoraLinear) for module in session.base.model.modules())
 
 
-def test_a_single_text_is_not_taken_for_a_list_of_letters(session: Session, adapted: Any) -> None:
+@pytest.mark.parametrize("rows", ["superb", b"superb", {"text": "superb"}, Row({"text": "superb"}, "f.csv:9"), 5, None])
+def test_what_is_no_list_of_rows_is_told_at_once(session: Session, adapted: Any, rows: Any) -> None:
+    """A text would be taken for a list of its letters, a row for one of its columns' names."""
     adapted(session, "a")
-    with pytest.raises(DataError, match="give a list"):
-        session.predict("superb", "a")
+    for ask in (lambda: session.predict(rows, "a"), lambda: session.parallel(rows, ["a"])):
+        with pytest.raises(DataError, match="give a list"):
+            ask()
 
 
 def test_a_wrong_name_is_told_when_predict_is_called(session: Session) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pefttune import methods
 from pefttune.errors import BaseError
-from pefttune.inference import Session, input_spectra
+from pefttune.inference import Session, input_sketches
 from pefttune.recipe.adapters import Lora
 
 IDS = torch.arange(5, 40)[None]
@@ -165,6 +165,10 @@ def test_a_sketch_of_few_or_equal_inputs_has_only_the_directions_there_are() -> 
     assert sketch.spectrum().explained_k == ()
     sketch.add(torch.zeros(1, 40))
     assert sketch.spectrum().explained_k == pytest.approx((1.0,))
+    a_rI, b_Or = methods.eva(torch.nn.Linear(40, 6), sketch.spectrum(), 3)
+    torch.testing.assert_close(a_rI[0].abs(), torch.full((40,), 40**-0.5))
+    assert a_rI.any(1).all()  # the others at random
+    assert not b_Or.any()
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's own
@@ -174,7 +178,7 @@ def test_directions_are_those_of_pefts_eva(base_of: Any, adapted: Any, examples_
     loaded = adapted(session, "a")
     examples = examples_of(loaded, ragged)[:1]
     linears = methods.lora_targets(base.model, lora())
-    spectra = input_spectra(session, linears, dict.fromkeys(linears, 16), examples)  # of 16 the first 4 are exact
+    sketches = input_sketches(session, linears, dict.fromkeys(linears, 16), examples)  # of 16 the first 4 are exact
     inputs: dict[str, Tensor] = {}
     session.remove("a")
     for name, linear in linears.items():
@@ -187,8 +191,9 @@ def test_directions_are_those_of_pefts_eva(base_of: Any, adapted: Any, examples_
     ids = torch.tensor([[*only.prompt, *only.answers[only.target][:-1]]])
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     peft.initialize_lora_eva_weights(theirs, [batch], show_progress_bar=False)
-    assert len(spectra) == 14
-    for name, spectrum in spectra.items():
+    assert len(sketches) == 14
+    for name, sketch in sketches.items():
+        spectrum = sketch.spectrum()
         centred_RI = inputs[name] - inputs[name].mean(0)
         a_rI = theirs.get_submodule(f"base_model.model.{name}").lora_A["default"].weight
         apart_Ir = torch.linalg.qr(a_rI.detach().double().t()).Q  # its rows are not quite orthogonal

@@ -92,7 +92,7 @@ def test_eva_begins_along_what_enters_and_is_attached_again_without_data(
     config = json.loads((done.folder / "adapter_config.json").read_text())
     of_peft = {name: config["rank_pattern"].get(name, 4) for name in (key[len("base_model.model.") :] for key in ranks)}
     assert sorted(of_peft.values()) == sorted(ranks.values())
-    monkeypatch.setattr("pefttune.inference.input_spectra", None)  # nothing is measured again
+    monkeypatch.setattr("pefttune.inference.input_sketches", None)  # nothing is measured again
     session = Session(base_of())
     loaded = session.load(done.folder)
     assert {key: tuple(p.shape) for key, p in loaded.parameters.items()} == {
@@ -109,15 +109,32 @@ def test_eva_with_rho_1_or_with_stated_ranks_leaves_them(recipe_of: Any) -> None
     assert sorted(ranks_of(done.folder).values()) == [*[4] * 12, 9]
 
 
+def test_a_budget_leaves_where_the_adapter_begins(recipe_of: Any) -> None:
+    adapter = {"method": "lora", "budget": 5 * PER_RANK, "rho": 1, "init_lora_weights": "pissa"}
+    done, _ = run(recipe_of({**QUICK, "adapter": adapter}))
+    assert done.manifest["recipe"]["adapter"]["init_lora_weights"] == "pissa"
+    assert set(ranks_of(done.folder).values()) == {2 * 5}
+
+
 @pytest.mark.parametrize(
-    ("budget", "told"),
+    ("spent", "told"),
     [
-        (47, r"47 parameters are too few: one rank of the smallest layer, model\.layers\.0\..*k_proj, takes 48"),
-        ("2M", r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 29,696"),
+        (
+            {"budget": 47},
+            r"47 parameters are too few: one rank of the smallest layer, model\.layers\.0\..*k_proj, takes 48",
+        ),
+        (
+            {"budget": "2M"},
+            r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 29,696",
+        ),
+        (
+            {"r": 28, "init_lora_weights": "eva"},
+            r"adapter\.r: 28 ranks for each of the 14 layers to adapt are more than these have; take 27 or less",
+        ),
     ],
 )
-def test_a_budget_that_cannot_be_spent_is_refused(recipe_of: Any, budget: Any, told: str) -> None:
-    recipe = recipe_of({**QUICK, "adapter": {"method": "lora", "budget": budget}})
+def test_ranks_that_cannot_be_spent_are_refused(recipe_of: Any, spent: dict[str, Any], told: str) -> None:
+    recipe = recipe_of({**QUICK, "adapter": {"method": "lora", **spent}})
     with pytest.raises(RecipeError, match=told):
         run(recipe)
     assert not list(Path(recipe.output.store).rglob("*"))
@@ -127,17 +144,18 @@ def test_padded_batches_and_encoders_are_measured_too(
     base_of: Any, tiny_encoder: Any, adapted: Any, examples_of: Any, ragged: Any
 ) -> None:
     from pefttune import methods
-    from pefttune.inference import input_spectra
+    from pefttune.inference import input_sketches
     from pefttune.recipe.adapters import Lora
 
     session = Session(base_of(tiny_encoder))
     examples = examples_of(adapted(session, "a", approach="head"), ragged)
     linears = methods.lora_targets(session.base.model, Lora(method="lora", r=4))
     most = dict.fromkeys(linears, 4)
-    found = input_spectra(session, linears, most, examples)
+    found = input_sketches(session, linears, most, examples)
     session.collator.ragged = False
-    padded = input_spectra(session, linears, most, examples)
+    padded = input_sketches(session, linears, most, examples)
     assert len(found) == 12
-    for name, spectrum in found.items():
+    for name, sketch in found.items():
         # The same tokens in another order of sums, in float32 up to here.
-        assert padded[name].explained_k == pytest.approx(spectrum.explained_k, rel=1e-3), name
+        explained = padded[name].spectrum().explained_k
+        assert explained == pytest.approx(sketch.spectrum().explained_k, rel=1e-3), name

@@ -91,3 +91,6 @@ As an override: `data.max_length=512`
     )
     assert "| [`output.name`](output.name.md) | Name of the adapter" in pages["README.md"]
     assert "| required |" in pages["README.md"]
+    assert "| [`adapter.use_rslora`](adapter.use_rslora.md) | lora, dora | Scale by" in pages["README.md"]
+    assert "normalize, learned anew (arXiv:2312.11420). | [`layers`](adapter.layers.md) |" in pages["methods.md"]
+    assert max(map(len, pages["README.md"].splitlines())) < 1000  # a row that can be read

@@ -84,6 +84,8 @@ LEAVES = {
     "adapter.encoder_reparameterization_type",
     "adapter.encoder_hidden_size",
     "adapter.tokens",
+    "adapter.adapters",
+    "adapter.members",
     "training.per_device_train_batch_size",
     "training.gradient_accumulation_steps",
     "training.max_batch_tokens",
@@ -121,9 +123,10 @@ TYPES = {  # of the tasks whose keys text classification has not
 }
 
 
+REQUIRED = {"trainable_tokens": "trainable_tokens, tokens: [a]", "fusion": "fusion, adapters: [a, b]"}
 # A method that has the key, LoRA where that has it, with what it cannot be without.
 WITH_KEY = {
-    f"adapter.{key}": f"{method}, tokens: [a]" if method == "trainable_tokens" else method
+    f"adapter.{key}": REQUIRED.get(method, method)
     for method, section in [*METHODS.items(), ("lora", METHODS["lora"])]
     for key in section.model_fields
 } | {"adapter.prompt_tuning_init_text": "prompt_tuning, prompt_tuning_init: text, prompt_tuning_init_text: a"}
@@ -212,7 +215,9 @@ def test_choices_units_and_required_keys() -> None:
     assert (explain("output.name").default, explain("output.name").example) == (None, "film-sentiment")
     assert explain("data.label_bins").default == "null"
     assert explain("training.learning_rate").default == "null"
-    assert explain("adapter.r").default == "null (lora), null (dora), 256 (vera), 64 (miss)"
+    assert explain("adapter.r").default == "null (lora, dora), 256 (vera), 64 (miss), 2 (fusion)"
+    assert explain("adapter.target_modules").default == "all-linear, null (ia3)"
+    assert explain("adapter.r").bounds == "above 0 and at most 1024, above 0 and at most 4096 (vera)"
 
 
 def test_value_and_origin_in_a_recipe(loaded: LoadedRecipe) -> None:
@@ -226,12 +231,27 @@ def test_value_and_origin_in_a_recipe(loaded: LoadedRecipe) -> None:
 
 def test_a_key_of_several_tasks_is_explained_for_each() -> None:
     found = explain("task.stride")
+    assert found.kinds == ("token-classification", "question-answering")
     assert found.meaning == (
-        "For token-classification: Overlap of the windows into which a text longer than `data.max_length` is cut. "
-        "For question-answering: Overlap of the windows into which a passage longer than `data.max_length` is cut."
+        "token-classification: Overlap of the windows into which a text longer than `data.max_length` is cut.\n"
+        "question-answering: Overlap of the windows into which a passage longer than `data.max_length` is cut."
     )
     assert found.default == "64 (token-classification), 128 (question-answering)"
     assert explain("task.num_beams").meaning == "Beams of the search; 1 is greedy."  # what they have in common
+    assert explain("task.type").kinds == ()  # all have it
+
+
+@pytest.mark.parametrize("key", ["task", "adapter"])
+def test_nothing_is_said_twice(key: str) -> None:
+    for each in explain(key).keys:
+        told = [line.rpartition(": ")[2] for line in explain(each).meaning.splitlines()]
+        assert len(told) == len(set(told)), each
+
+
+def test_what_most_say_is_told_first_and_without_their_names() -> None:
+    first, of_ia3 = explain("adapter.target_modules").meaning.splitlines()
+    assert first.startswith("Names of the modules to adapt")
+    assert of_ia3.startswith("ia3: Names of the modules whose numbers are scaled.")
 
 
 def test_the_key_of_another_task_has_no_value_in_a_recipe(loaded: LoadedRecipe) -> None:

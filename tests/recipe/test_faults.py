@@ -78,7 +78,7 @@ WRONG = {
     "key of another method": (
         "adapter:\n  method: head\n  r: 8",
         "x.yaml:6  adapter.r: unknown key here; it belongs to `method: lora` or `method: dora` or `method: vera` or "
-        "`method: miss`",
+        "`method: miss` or `method: fusion`",
     ),
     "misspelt key of a method without any": (
         "adapter: {method: head, learing_rate: 1}",

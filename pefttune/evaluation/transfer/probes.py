@@ -73,6 +73,7 @@ def predicted(
     fitted = model()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # near enough after so many rounds
+        warnings.filterwarnings("ignore", "The number of unique classes")  # many they are, with a row or two of each
         fitted.fit(learned_UD, targets_U)
     if len(asked_UD):
         result[:, fitted.classes_] = np.log(np.maximum(fitted.predict_proba(asked_UD), LEAST))

@@ -121,7 +121,7 @@ def test_shuffled_labels_do_not_transfer_and_real_ones_do() -> None:
     features = rng.normal(size=(80, 6)) + 1.5 * classes[:, None]
     assert control(texts(classes), features, 0).transfers
     shuffled = [control(texts(rng.permutation(classes)), features, seed).transfers for seed in range(20)]
-    assert sum(shuffled) <= 4  # one of 20 is expected; 5 or more have a chance of 0.3 %
+    assert sum(shuffled) <= 1  # one of 220 is expected; 2 or more of 20 have a chance of 0.4 %
 
 
 def test_the_view_that_tells_most_is_first() -> None:

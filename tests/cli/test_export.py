@@ -1,0 +1,163 @@
+"""`pefttune export` and `pefttune check`: what they write, and what they refuse, leaving nothing behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pefttune import evaluation
+from pefttune.store import write_manifest
+
+
+@pytest.fixture
+def folder(shop: Any, known_bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The trained adapter, in a store of one's own."""
+    monkeypatch.chdir(tmp_path)
+    copied: Path = shutil.copytree(shop.store / "tiny" / "1", tmp_path / "adapters" / "tiny" / "1")
+    return copied
+
+
+@pytest.fixture
+def rows(shop: Any) -> list[str]:
+    """A labelled file: a stored recipe names its own without its folder."""
+    return ["--data", str(shop.reviews), "--max-rows", "20"]
+
+
+def edited(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """The manifest with a change that its own digests do not betray."""
+    manifest = json.loads((folder / "pefttune.json").read_text())
+    edit(manifest)
+    write_manifest(folder, {key: value for key, value in manifest.items() if key not in ("format", "files")})
+
+
+def test_a_merged_model_says_what_the_adapter_says(
+    command: Any, folder: Path, rows: list[str], tmp_path: Path, known_bases: Path
+) -> None:
+    seen = (known_bases / "known-bases.json").read_bytes()
+    done = command("export", "tiny", "--to", "merged", *rows, "--json")
+    assert done.code == 0, done.err
+    assert {key: value for key, value in done.document.items() if key != "parity"} == {
+        "name": "tiny",
+        "to": "merged",
+        "into": "original",
+        "folder": "exports/tiny-1-merged",
+    }
+    parity = done.document["parity"]
+    assert (parity["rows"], parity["choices"], parity["counted"], parity["agreement"]) == (20, 20, "rows", 1.0)
+    assert parity["before"] == parity["after"]
+    # Sums in another order, of log-likelihoods about 20 in float32.
+    assert 0 <= parity["largest"] <= 1e-3
+    written = tmp_path / "exports" / "tiny-1-merged"
+    card = (written / "README.md").read_text()
+    assert "100.0 % of 20 rows" in card
+    assert "<|user|>" in card
+    for path in written.iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+    assert (known_bases / "known-bases.json").read_bytes() == seen
+    done = command("export", "tiny", "--to", "merged", *rows)
+    assert done.code == 2
+    assert "exports/tiny-1-merged is there already" in done.err
+
+
+def test_a_merged_model_that_says_something_else_is_refused(
+    command: Any, refused: Any, folder: Path, rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = evaluation.answer
+
+    def otherwise(session: Any, name: str, *about: Any) -> Any:
+        found = answer(session, name, *about)
+        return found if session[name].adapter else replace(found, choices=(*found.choices[:18], "x", "x"))
+
+    monkeypatch.setattr(evaluation, "answer", otherwise)
+    done = command("export", "tiny", "--to", "merged", *rows, "--json")
+    told = (
+        "tiny@1, merged into the original weights, is not the model",
+        "in 90.0 % of 20 rows",
+        "95.0 % are asked for",
+        "--to peft",
+    )
+    refused(done, 1, "VerificationError", *told)
+    assert not list((tmp_path / "exports").iterdir())
+
+
+def test_what_cannot_be_asked_is_told_before_a_base_is_read(
+    command: Any, refused: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pefttune.bases.load", None)
+    for options, told in (
+        (["--to", "merged", "--into", "dequantized"], "was trained on the original weights"),
+        (["--to", "merged", "--min-agreement", "1.5"], "--min-agreement 1.5 is no share"),
+        (["--to", "merged", "--output", str(folder)], "is there already"),
+        (["--to", "peft", "--into", "original"], "--into goes with --to merged"),
+        (["--to", "peft", "--output", str(folder)], "is there already"),
+    ):
+        refused(command("export", "tiny", *options, "--json"), 2, "InputError", told)
+    assert not (tmp_path / "exports").exists()
+
+
+def test_only_lora_without_a_head_can_be_merged(command: Any, refused: Any, folder: Path) -> None:
+    edited(folder, lambda manifest: manifest.update(head={"task_type": "SEQ_CLS", "outputs": 2, "plain": True}))
+    done = command("export", "tiny", "--to", "merged", "--json")
+    refused(done, 2, "AdapterError", "tiny@1 is an adapter with a head", "can be merged into weights is a lora")
+    for method in ("ia3", "prefix_tuning"):
+        edited(folder, lambda manifest, m=method: manifest["recipe"].update(adapter={"method": m}))  # type: ignore[misc]
+        done = command("export", "tiny", "--to", "merged", "--json")
+        refused(done, 2, "AdapterError", f"tiny@1 is a {method} adapter", "can be merged into weights is a lora")
+
+
+def test_peft_gets_what_the_store_holds(command: Any, folder: Path, tmp_path: Path, tree: Any) -> None:
+    """Of which tests/publishing/test_plain_peft.py shows that plain PEFT computes the same logits with it."""
+    done = command("export", "tiny", "--to", "peft", "--output", tmp_path / "out" / "tiny", "--json")
+    assert done.code == 0, done.err
+    assert tree(tmp_path / "out" / "tiny") == tree(folder)
+
+
+def test_peft_gets_no_method_that_it_lacks(command: Any, refused: Any, folder: Path, tmp_path: Path) -> None:
+    edited(folder, lambda manifest: manifest["recipe"].update(adapter={"method": "bottleneck"}))
+    refused(command("export", "tiny", "--to", "peft", "--json"), 2, "AdapterError", "bottleneck adapter, which PEFT")
+    assert not (tmp_path / "exports").exists()
+
+
+def test_a_changed_file_is_not_exported(command: Any, refused: Any, folder: Path, tmp_path: Path) -> None:
+    (folder / "README.md").write_text("other")
+    refused(command("export", "tiny", "--to", "peft", "--json"), 2, "AdapterError", "has been changed or damaged")
+    assert not (tmp_path / "exports").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "peft_type missing"),
+        ('{"peft_type": "LORA", "r": "four"}', "r, lora_alpha, alpha_pattern, use_rslora, use_dora missing"),
+        (
+            '{"peft_type": "LORA", "r": 0, "lora_alpha": 1, "alpha_pattern": {"q": "x"}, "use_rslora": true, '
+            '"use_dora": false, "modules_to_save": null}',
+            "r, q missing or of the wrong kind",
+        ),
+    ],
+)
+def test_a_configuration_that_is_none_is_told(
+    command: Any, refused: Any, folder: Path, content: str, told: str
+) -> None:
+    (folder / "adapter_config.json").write_text(content)
+    edited(folder, lambda manifest: None)
+    refused(command("check", "tiny", "--target", "vllm", "--json"), 2, "AdapterError", "adapter_config.json", told)
+
+
+def test_check_exits_with_1_where_something_is_wrong(command: Any, folder: Path) -> None:
+    done = command("check", "tiny", "--target", "vllm")
+    assert (done.code, done.out) == (0, "vllm loads tiny as it was trained\n")
+    assert command("check", "tiny", "--target", "peft", "--json").document["objections"] == []
+    done = command("check", "tiny", "--target", "mlx")
+    assert done.code == 1
+    assert done.out.startswith("refused: mlx-lm reads adapters.safetensors of its own")
+    done = command("check", "tiny", "--target", "mlx", "--json")
+    assert (done.code, [each["kind"] for each in done.document["objections"]]) == (1, ["refuses"])
