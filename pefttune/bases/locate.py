@@ -104,9 +104,11 @@ def _in_hub_cache(source: HubSource, weights: bool = True) -> Located | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        # The patterns of the download: without them what it left out counts as missing (huggingface_hub 2).
-        wanted = _wanted(weights)
-        folder = Path(snapshot_download(source.id, revision=source.revision, allow_patterns=wanted, local_files_only=True))
+        # By the patterns of the download: else huggingface_hub 2 takes for missing what that left out.
+        found = snapshot_download(
+            source.id, revision=source.revision, allow_patterns=_wanted(weights), local_files_only=True
+        )
+        folder = Path(found)
     except HFValidationError as error:
         raise BaseError(
             f"base.source: {source.id!r} is no folder or file here, and no id on the Hub: {error}"
