@@ -104,11 +104,11 @@ def _in_hub_cache(source: HubSource, weights: bool = True) -> Located | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(
-                source.id, revision=source.revision, local_files_only=True, allow_patterns=_wanted(weights)
-            )
+        # By the patterns of the download: else huggingface_hub 2 takes for missing what that left out.
+        found = snapshot_download(
+            source.id, revision=source.revision, allow_patterns=_wanted(weights), local_files_only=True
         )
+        folder = Path(found)
     except HFValidationError as error:
         raise BaseError(
             f"base.source: {source.id!r} is no folder or file here, and no id on the Hub: {error}"
@@ -120,7 +120,7 @@ def _in_hub_cache(source: HubSource, weights: bool = True) -> Located | None:
 
 
 def _wanted(weights: bool) -> list[str]:
-    """Patterns of the files that are fetched; asked for others, too, the cache would be told to be incomplete."""
+    """Which files of a repository a base is read from."""
     return [pattern for pattern in MODEL_FILES if weights or pattern != WEIGHT_FILES]
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pefttune.data import CATALOGUE
 from pefttune.evaluation import Parity
 from pefttune.methods.weights import WEIGHTS
+from pefttune.publishing.consumers import VLLM_RANKS
 from pefttune.publishing.results import hub_dataset, hub_metrics, model_index
 from pefttune.recipe.adapters import METHODS
 
@@ -23,8 +24,6 @@ AUTO_CLASSES = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
 }
 """transformers' class for a base with a head, or for an encoder-decoder, by PEFT's name of the task."""
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's `--max-lora-rank` may be (vllm/config/lora.py)."""
 
 
 def render_card(
