@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pefttune.bases.load import Base
@@ -33,8 +33,11 @@ class Originals:
         )
         if key is None:
             raise self._told(f"the weight of {name} is not in its files under that name")
-        with safe_open(self._files[key], framework="pt") as tensors:
-            weight: Tensor = tensors.get_tensor(key)
+        try:
+            with safe_open(self._files[key], framework="pt") as tensors:
+                weight: Tensor = tensors.get_tensor(key)
+        except (OSError, SafetensorError) as error:  # moved or changed since the base was read
+            raise self._told(f"{key} cannot be read from its files: {error}") from None
         shape = (layer.out_features, layer.in_features)
         if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16) or weight.shape != shape:
             raise self._told(f"{key} in its files is not the weight of {name} before it was quantized")

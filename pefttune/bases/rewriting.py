@@ -34,7 +34,7 @@ def rewrite(folder: Path, to: Path, changes: Mapping[str, Callable[[Tensor], Ten
     if lacking := sorted(changes.keys() - homes.keys()):
         raise BaseError(
             f"{folder}: its files have no tensor {lacking[0]}, but call that weight otherwise than transformers' model "
-            "does; save the base anew with save_pretrained, and give that folder with --base"
+            "does; save the base anew with save_pretrained, and train on that folder"
         )
     for shard in shards:
         shutil.copyfile(shard, to / shard.name)

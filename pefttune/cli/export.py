@@ -50,17 +50,18 @@ def export(
     from pefttune.cli.progress import Display
 
     found = room.find(Path(store), name)
+    pinned = f"{found.parent.name}@{found.name}"  # a newer version may come in the meantime
     folder = output or Path("exports") / f"{found.parent.name}-{found.name}-{to}"
     if to == "peft":
         given = {"--into": into, "--min-agreement": min_agreement, "--data": data_file, "--max-rows": max_rows}
         if wrong := [option for option, value in given.items() if value is not None]:
             raise InputError(f"{wrong[0]} goes with --to merged")
-        exported = pipeline.export_peft(name, folder, Path(store))
+        exported = pipeline.export_peft(pinned, folder, Path(store))
     else:
         usual = pipeline.Gate.min_agreement
         gate = pipeline.Gate(usual if min_agreement is None else min_agreement, data_file, max_rows)
         with Display() as display:
-            exported = pipeline.export_merged(name, folder, into, gate, Path(store), base, display)
+            exported = pipeline.export_merged(pinned, folder, into, gate, Path(store), base, display)
     if as_json:
         print_json(_told(name, to, exported))
     else:

@@ -84,7 +84,8 @@ def _shares(weights: Sequence[float] | None, n: int) -> tuple[float, ...]:
     weights = [1.0] * n if weights is None else list(weights)
     if len(weights) != n:
         raise AdapterError(f"there are {n} adapters, so give {n} weights, not {len(weights)}")
-    if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
+    numbers = all(isinstance(weight, int | float) for weight in weights)
+    if not numbers or not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
         raise AdapterError(f"weights {weights} are no shares: each must be 0 or greater, their sum finite and not 0")
     return tuple(weight / sum(weights) for weight in weights)
 

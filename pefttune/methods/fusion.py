@@ -72,7 +72,7 @@ class FusionAdapter(HookedAdapter):
     def __init__(self, model: Any, config: Fusion) -> None:
         if not config.members:
             raise BaseError("adapter.members: a fusion can be attached only with the sections of its members")
-        self._section, self._members = config, [LoraAdapter(model, section) for section in config.members]
+        self._section, self._members = config, _attached(model, config)
         prefix = FILE_PREFIX + path_in_class(model)
         updates = [member.updates for member in self._members]
         layers = {
@@ -105,6 +105,19 @@ class FusionAdapter(HookedAdapter):
         super().detach()
         for member in self._members:
             member.detach()
+
+
+def _attached(model: Any, config: Fusion) -> list[LoraAdapter]:
+    """The members on the model, all of them or none."""
+    members: list[LoraAdapter] = []
+    try:
+        for section in config.members:
+            members.append(LoraAdapter(model, section))
+    except BaseException:
+        for member in members:
+            member.detach()
+        raise
+    return members
 
 
 def _of(member: int) -> str:

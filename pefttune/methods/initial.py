@@ -81,7 +81,8 @@ def corda(linear: nn.Linear, inputs: SecondMoments, r: int, scale: float, dtype:
 @torch.no_grad()
 def loftq(linear: nn.Linear, original_OI: Tensor, r: int, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The principal components of what quantization took away from the original weight (LoftQ, arXiv:2310.08659, one
-    step of it, for the base stays as it is). Raises BaseError for a weight that this cannot have been."""
+    step of it, for the base stays as it is); where nothing was taken, as `default`. Raises BaseError for a weight that
+    this cannot have been."""
     lost_OI = original_OI - dense_weight(linear, dtype)
     if lost_OI.norm() > LARGEST_LOSS * original_OI.norm():
         raise BaseError(
@@ -90,7 +91,10 @@ def loftq(linear: nn.Linear, original_OI: Tensor, r: int, scale: float, dtype: t
             "`pissa` or `default` need no other weights"
         )
     u_OK, s_K, v_KI = torch.linalg.svd(lost_OI, full_matrices=False)
-    return _halves(u_OK[:, :r], s_K[:r], v_KI[:r], scale)
+    a_rI, b_Or = _halves(u_OK[:, :r], s_K[:r], v_KI[:r], scale)
+    nothing_r = s_K[:r] <= torch.finfo(s_K.dtype).eps * original_OI.norm()  # A and B both zero would never learn
+    a_rI[nothing_r] = default(linear, r, scale, dtype)[0][nothing_r].to(a_rI)
+    return a_rI, b_Or
 
 
 INITIAL: dict[str, Initial] = {

@@ -78,8 +78,8 @@ def with_parents(recipe: Recipe) -> tuple[Recipe, tuple[Parent, ...]]:
 
 def begin(recipe: Recipe, notify: Notify, *, named: bool) -> Line:
     """Data read and checked, the store tried, a run folder opened with the resolved recipe in it."""
-    recipe, parents = with_parents(recipe)
     task, rows = read_data(recipe)
+    recipe, parents = with_parents(recipe)
     with store.staged(Path(recipe.output.store), recipe.output.name):
         pass  # a store that cannot be written to says so now, not when the training is over
 

@@ -33,8 +33,12 @@ def evaluate(
     manifest = store.read_manifest(store.find(store_folder, name))
     recipe = recipe_from_mapping(manifest["recipe"], where=f"{name}/{store.MANIFEST}")
     task = tasks.get(recipe.task).with_labels(manifest["labels"])
+    train: Sequence[Row]
+    test: Sequence[Row]
     if source is None:
-        train, test = rows_of_the_training(manifest, recipe, task, notify)
+        rows = rows_of_the_training(recipe, task)
+        tell_if_changed(rows, manifest, notify)
+        train, test = rows.train, rows.test
     else:
         test = data.load_file(source, recipe.data, task.columns, task.check)
         train = _known_rows(recipe, task, test, notify)
@@ -56,16 +60,12 @@ def _known_rows(recipe: Recipe, task: tasks.Task, test: Sequence[Row], notify: N
         return test
 
 
-def rows_of_the_training(
-    manifest: Mapping[str, Any], recipe: Recipe, task: tasks.Task, notify: Notify
-) -> tuple[Sequence[Row], Sequence[Row]]:
-    """Training and test rows, as the recipe finds them today."""
+def rows_of_the_training(recipe: Recipe, task: tasks.Task) -> Dataset:
+    """The rows as the recipe finds them today."""
     try:
-        rows = data.load(recipe.data, task.columns, task.inputs, task.check, task.kept_together)
+        return data.load(recipe.data, task.columns, task.inputs, task.check, task.kept_together)
     except DataError as error:  # a published recipe names a private file without its folder
         raise DataError(f"{error} Labelled rows can be given with --data FILE.") from None
-    tell_if_changed(rows, manifest, notify)
-    return rows.train, rows.test
 
 
 def tell_if_changed(rows: Dataset, manifest: Mapping[str, Any], notify: Notify) -> None:

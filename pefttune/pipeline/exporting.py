@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttune import data, tasks
+from pefttune import data, store, tasks
 from pefttune.data import Row
 from pefttune.errors import AdapterError, InputError, VerificationError
 from pefttune.pipeline.comparing import encoded_for
 from pefttune.pipeline.duties import limited
-from pefttune.pipeline.evaluating import rows_of_the_training
+from pefttune.pipeline.evaluating import rows_of_the_training, tell_if_changed
 from pefttune.pipeline.parents import Parent, read_parent
 from pefttune.pipeline.telling import counter
 from pefttune.recipe import schema
@@ -52,10 +52,12 @@ def export_peft(name: str, output: Path, store_folder: Path | str = "adapters") 
     from pefttune import publishing
 
     adapter = read_parent(Path(store_folder), name)
+    held = store.Hold(adapter.folder)
     if not METHODS[adapter.recipe.adapter.method].in_peft:
         raise AdapterError(f"{adapter.called} is a {adapter.recipe.adapter.method} adapter, which PEFT does not have")
     with publishing.new_folder(output) as folder:
         publishing.copy_stored(adapter.folder, adapter.manifest, folder)
+    held.release()
     return Exported(output)
 
 
@@ -77,6 +79,7 @@ def export_merged(
     from pefttune.inference import open_session
 
     adapter, gate = read_parent(Path(store_folder), name), gate or Gate()
+    name = adapter.called  # a newer version may come in the meantime
     into = into or ("original" if adapter.recipe.base.quantization == "none" else "dequantized")
     _check(adapter, into, gate)
     publishing.check_free(output)
@@ -124,7 +127,10 @@ def _rows(adapter: Parent, gate: Gate, notify: Notify) -> Sequence[Row]:
     task = tasks.get(recipe.task).with_labels(adapter.manifest["labels"])
     if gate.source is not None:
         return data.load_file(gate.source, recipe.data, task.columns, task.check)[: gate.max_rows]
-    return rows_of_the_training(adapter.manifest, recipe, task, notify)[1]
+    rows = rows_of_the_training(recipe, task)
+    if gate.max_rows is None:
+        tell_if_changed(rows, adapter.manifest, notify)
+    return rows.test
 
 
 def _answers(session: Session, name: str, adapter: Parent, rows: Sequence[Row], told: str, notify: Notify) -> Answers:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pefttune.bases import BASES
 from pefttune.errors import AdapterError
 from pefttune.methods.weights import CONFIG, WEIGHTS
 from pefttune.store import MANIFEST
@@ -30,7 +31,14 @@ def check_config(folder: Path, manifest: dict[str, Any]) -> None:
     told = (config.get("base_model_name_or_path"), config.get("revision")) if isinstance(config, dict) else None
     if told != (base["hub_id"] or base["origin"], base["revision"]):
         raise AdapterError(f"{path} names another base than {MANIFEST}")
+    if manifest["recipe"]["base"]["source"] != base["source"] or base["hub_id"] not in (None, _hub_id(base["source"])):
+        raise AdapterError(f"{folder / MANIFEST} names one base, and has another loaded")
     if isinstance(config.get("target_modules"), str):
         raise AdapterError(
             f"{path} names the layers by a pattern, and PEFT would run it: target_modules has to be a list"
         )
+
+
+def _hub_id(source: str) -> str:
+    """What a recipe's base is called on the Hub, if it is there."""
+    return BASES[source].hub_id if source in BASES else source

@@ -46,7 +46,7 @@ def model_index(manifest: dict[str, Any]) -> list[EvalResult]:
             dataset_name=data["title"] or data["source"],
             dataset_config=manifest["recipe"]["data"]["config_name"],
             dataset_revision=manifest["recipe"]["data"]["revision"],
-            dataset_split="test",
+            dataset_split=_whole_split(manifest),
             metric_type=HUB_METRICS[metric],
             metric_name=name,
             metric_value=comparison["adapter"][metric],
@@ -54,6 +54,13 @@ def model_index(manifest: dict[str, Any]) -> list[EvalResult]:
         for metric, name in comparison["shown"].items()
         if metric in HUB_METRICS
     ]
+
+
+def _whole_split(manifest: dict[str, Any]) -> str | None:
+    """The split of the data set that the test rows are, if they are a whole one as it is."""
+    data = manifest["recipe"]["data"]
+    split = data["test"]
+    return split if isinstance(split, str) and not data["max_test_samples"] and not data["label_bins"] else None
 
 
 def leaderboard(manifest: dict[str, Any], task_id: str) -> tuple[str, list[dict[str, Any]]]:
@@ -65,7 +72,7 @@ def leaderboard(manifest: dict[str, Any], task_id: str) -> tuple[str, list[dict[
     data, comparison, dataset = manifest["recipe"]["data"], manifest["comparison"], hub_dataset(manifest)
     if dataset is None:
         raise AdapterError("--benchmark: the Hub has leaderboards of its own data sets only, and this data is no such")
-    if not isinstance(data["test"], str) or data["max_test_samples"] or data["label_bins"]:
+    if _whole_split(manifest) is None:
         raise AdapterError(
             f"--benchmark: a leaderboard compares what was measured on one whole split of {dataset}. Name that split "
             "as `data.test` in the recipe, without `data.max_test_samples` and `data.label_bins`, and train again"

@@ -6,6 +6,7 @@ import getpass
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import get_token
@@ -34,8 +35,11 @@ def tokens_in(text: str) -> Iterator[tuple[int, str]]:
 def paths_in(text: str) -> Iterator[tuple[int, str]]:
     """The number of the line and the path, of everything that tells a folder of a user, or of this machine."""
     here = "|".join(re.escape(folder) for folder in _folders_here())
-    user = rf"/(?:[\w.-]+/)*{re.escape(getpass.getuser())}"
-    return _found(re.compile(rf"{SOMEBODYS_HOME.pattern}|(?<![\w.:/])(?:{here}|{user})(?![\w-])"), text)
+    patterns = [here]
+    with suppress(KeyError, OSError):  # a container may have users without a name
+        patterns.append(rf"/(?:[\w.-]+/)*{re.escape(getpass.getuser())}")
+    told = "|".join(filter(None, patterns))
+    return _found(re.compile(rf"{SOMEBODYS_HOME.pattern}|(?<![\w.:/<])(?:{told})(?![\w-])"), text)
 
 
 def _folders_here() -> list[str]:

@@ -17,7 +17,7 @@ HUBS_OWN = frozenset({".gitattributes", ".eval_results"})
 """What a repository of the Hub holds besides: its own settings, and results for its leaderboards."""
 SHAPE: dict[str, Any] = {
     "name": str,
-    "recipe": {"task": {"type": str}, "data": {"columns": dict}},
+    "recipe": {"task": {"type": str}, "data": {"columns": dict}, "base": {"source": str}},
     "labels": list,
     "inputs": list,
     "base": {
@@ -25,10 +25,12 @@ SHAPE: dict[str, Any] = {
         "hub_id": str | None,
         "revision": str | None,
         "origin": str,
+        "dtype": str,
         "fingerprint": dict.fromkeys(("config", "tensors", "quantization", "tokenizer", "chat_template"), str),
     },
     "data": {"fingerprints": dict},
     "comparison": {"primary": str, "shown": dict, "adapter": dict, "others": dict, "differences": [{"there": float}]},
+    "head": dict | None,
     "probe": {"rows": list, "scores": list},
     "versions": dict,
     "files": dict,

@@ -261,3 +261,12 @@ def test_adapters_that_learn_together_get_the_gradients_of_each_alone(
 def test_without_the_sections_of_its_members_it_is_not_attached(model_of: Any) -> None:
     with pytest.raises(BaseError, match=r"adapter.members: a fusion can be attached only with the sections of"):
         methods.attach(model_of("Llama"), section((), adapters=["a", "b"]))
+
+
+def test_a_fusion_that_fails_takes_its_members_off(model_of: Any) -> None:
+    model = model_of("Llama")
+    before = dict(model.named_modules())
+    wrong = sections.Lora(method="lora", r=4, rank_pattern={"model.layers.9.mlp.up_proj": 2})
+    with pytest.raises(BaseError, match=r"model\.layers\.9"):
+        methods.attach(model, section((MEMBERS[0], wrong), adapters=["a", "b"]))
+    assert dict(model.named_modules()) == before

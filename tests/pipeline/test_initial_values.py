@@ -300,3 +300,27 @@ def test_what_is_stored_is_what_was_trained(recipe_of: Any, monkeypatch: Any, tm
         assert {min(tensor.shape) for tensor in tensors.values()} == {r}
         assert store.read_manifest(run.folder)["recipe"]["adapter"]["init_lora_weights"] == name
         assert open_session(name, tmp_path / "adapters")[name].parameters.keys() == tensors.keys()
+
+
+def test_where_nothing_was_lost_loftq_begins_as_any_lora() -> None:
+    """A and B both zero would never learn: a layer that stays unquantized, or a weight of few directions."""
+    layer = nn.Linear(16, 12, bias=False)
+    a_rI, b_Or = methods.loftq(layer, layer.weight.detach().clone(), 4, 1.0, torch.float32)
+    assert a_rI.any(dim=1).all()
+    assert not b_Or.any()
+    original = layer.weight.detach().clone()
+    original[0] += 0.1
+    a_rI, b_Or = methods.loftq(layer, original, 4, 1.0, torch.float32)
+    assert a_rI.any(dim=1).all()
+    torch.testing.assert_close(b_Or @ a_rI, original - layer.weight.detach(), rtol=0, atol=1e-6)
+
+
+def test_files_that_went_after_the_base_was_read(base_of: Any, tmp_path: Path) -> None:
+    base = base_of(quantization="nf4")
+    folder = shutil.copytree(base.located.folder, tmp_path / "copy")
+    moved = dataclasses.replace(base, located=dataclasses.replace(base.located, folder=folder))
+    originals = bases.Originals(moved)
+    (folder / "model.safetensors").unlink()
+    name = "model.layers.0.mlp.up_proj"
+    with pytest.raises(BaseError, match=r"model.layers.0.mlp.up_proj.weight cannot be read from its files"):
+        originals.weight(name, base.model.get_submodule(name))

@@ -13,10 +13,17 @@ def manifest() -> dict[str, Any]:
     fingerprint = dict.fromkeys(("config", "tensors", "quantization", "tokenizer", "chat_template"), "0" * 32)
     return {
         "name": "film",
-        "recipe": {"task": {"type": "text-classification"}, "data": {"columns": {}}},
+        "recipe": {"task": {"type": "text-classification"}, "data": {"columns": {}}, "base": {"source": "s"}},
         "labels": ["x", "ÿ"],
         "inputs": ["text"],
-        "base": {"source": "s", "hub_id": None, "revision": None, "origin": "o", "fingerprint": fingerprint},
+        "base": {
+            "source": "s",
+            "hub_id": None,
+            "revision": None,
+            "origin": "o",
+            "dtype": "float32",
+            "fingerprint": fingerprint,
+        },
         "data": {"fingerprints": {}},
         "comparison": {
             "primary": "accuracy",
@@ -25,6 +32,7 @@ def manifest() -> dict[str, Any]:
             "others": {"base": {"accuracy": 0.5}},
             "differences": [{"against": "base", "there": 0.5}],
         },
+        "head": None,
         "probe": {"rows": [], "scores": []},
         "versions": {},
     }

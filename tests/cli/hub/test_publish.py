@@ -64,7 +64,7 @@ def test_the_card(published: Any, hub: Any) -> None:
         ("accuracy", "accuracy", comparison["adapter"]["accuracy"]),
         ("f1", "macro-F1", comparison["adapter"]["macro_f1"]),
     ]
-    assert {one.dataset_type for one in card.data.eval_results} == {"reviews.jsonl"}
+    assert {(one.dataset_type, one.dataset_split) for one in card.data.eval_results} == {("reviews.jsonl", None)}
     revision = hub.repos["anna/tiny-base"].refs["main"]
     for told in (
         "pefttune pull anna/reviews --as tiny\n",

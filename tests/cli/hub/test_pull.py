@@ -150,6 +150,12 @@ def manifest_with(files: dict[str, bytes], **changes: Any) -> dict[str, bytes]:
     return {"pefttune.json": json.dumps({**json.loads(files["pefttune.json"]), **changes}).encode()}
 
 
+def based_on(files: dict[str, bytes], source: str) -> dict[str, bytes]:
+    """A recipe that has another base fetched than the manifest and the card name."""
+    recipe = json.loads(files["pefttune.json"])["recipe"]
+    return manifest_with(files, recipe={**recipe, "base": {**recipe["base"], "source": source}})
+
+
 @pytest.mark.parametrize(
     ("spoil", "kind", "told"),
     [
@@ -159,6 +165,8 @@ def manifest_with(files: dict[str, bytes], **changes: Any) -> dict[str, bytes]:
         (lambda files: config_with(files, target_modules="(a+)+$"), "AdapterError", "names the layers by a pattern"),
         (lambda files: manifest_with(files, recipe={**json.loads(files["pefttune.json"])["recipe"], "seed": "x"}),
          "RecipeError", "seed"),
+        (lambda files: based_on(files, "evil/base"), "AdapterError", "names one base, and has another loaded"),
+        (lambda files: manifest_with(files, base={"source": "anna/tiny-base"}), "AdapterError", "base.dtype, "),
         (lambda files: manifest_with(files, probe=None), "AdapterError", "probe missing or of the wrong kind"),
         (lambda files: {"pefttune.json": b"[" * 100_000}, "AdapterError", "pefttune.json is damaged"),
         (lambda files: {"pefttune.json": b"{}"}, "AdapterError", "is not a manifest of pefttune"),
