@@ -62,7 +62,7 @@ class Fingerprint:
 def take(folder: Path, tokenizer: Any, quantization: str) -> Fingerprint:
     """The fingerprint of the model folder `folder` as it is loaded with `quantization`."""
     return Fingerprint(
-        config=_config_digest(read_json(folder / "config.json")),
+        config=config_digest(folder),
         tensors=_tensor_digest(folder),
         quantization=quantization,
         tokenizer=_tokenizer_digest(tokenizer),
@@ -74,7 +74,9 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _config_digest(config: Mapping[str, Any]) -> str:
+def config_digest(folder: Path) -> str:
+    """What of a fingerprint is known of a model folder without its weights. Raises BaseError."""
+    config: Mapping[str, Any] = read_json(folder / "config.json")
     kept = {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
     return _digest(json.dumps(kept, sort_keys=True).encode())
 

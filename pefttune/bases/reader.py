@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -29,17 +30,21 @@ class Reader:
 def open_reader(config: schema.Base) -> Reader:
     """The reader of a recipe's base. Raises BaseError for what cannot be found, trusted or read, FetchError."""
     folder = locate(config.source, config.revision, weights=False).folder
+    positions = getattr(open_config(folder).get_text_config(), "max_position_embeddings", None)
+    return Reader(load_tokenizer(folder), not is_encoder(folder), positions, is_encoder_decoder(folder))
+
+
+def open_config(folder: Path) -> Any:
+    """transformers' configuration of the model in `folder`, which no weights need to be in. Raises BaseError."""
     if not (folder / "config.json").is_file():
         raise BaseError(f"{folder}: no config.json there, so this is not a model folder of transformers")
     check_configs(folder)
     try:
-        known = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise BaseError(
             f"{folder}: its config.json cannot be read: {str(error).strip().partition(chr(10))[0]}"
         ) from None
-    positions = getattr(known.get_text_config(), "max_position_embeddings", None)
-    return Reader(load_tokenizer(folder), not is_encoder(folder), positions, is_encoder_decoder(folder))
 
 
 def fingerprint_of(config: schema.Base) -> Fingerprint:

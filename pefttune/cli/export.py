@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 def export(
     name: Annotated[str, typer.Argument(help="An adapter: name, or name@version.")],
     to: Annotated[
-        Literal["merged", "peft"],
-        typer.Option("--to", help="merged: a model for transformers alone; peft: a folder for PEFT alone."),
+        Literal["merged", "peft", "gguf", "ollama", "mlx"],
+        typer.Option(
+            "--to",
+            help="merged: a model for transformers alone; peft, gguf, ollama, mlx: an adapter for PEFT alone, "
+            "llama.cpp, Ollama, mlx-lm.",
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", help="The folder to write; by default exports/NAME-VERSION-FORM.")
@@ -40,6 +44,10 @@ def export(
     max_rows: Annotated[
         int | None, typer.Option("--max-rows", min=1, help="Rows to compare on at most; by default all.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--from", help="What Ollama calls the base: a model of its own, or a GGUF file by the Modelfile."),
+    ] = None,
     store: Store = "adapters",
     base: BaseFolder = None,
     as_json: Json = False,
@@ -52,25 +60,34 @@ def export(
     found = room.find(Path(store), name)
     pinned = f"{found.parent.name}@{found.name}"  # a newer version may come in the meantime
     folder = output or Path("exports") / f"{found.parent.name}-{found.name}-{to}"
-    if to == "peft":
-        given = {"--into": into, "--min-agreement": min_agreement, "--data": data_file, "--max-rows": max_rows}
-        if wrong := [option for option, value in given.items() if value is not None]:
-            raise InputError(f"{wrong[0]} goes with --to merged")
-        exported = pipeline.export_peft(pinned, folder, Path(store))
-    else:
+    _check_options(to, {"--from": model}, "ollama")
+    gated = {"--into": into, "--min-agreement": min_agreement, "--data": data_file, "--max-rows": max_rows}
+    _check_options(to, gated, "merged")
+    if to == "merged":
         usual = pipeline.Gate.min_agreement
         gate = pipeline.Gate(usual if min_agreement is None else min_agreement, data_file, max_rows)
         with Display() as display:
             exported = pipeline.export_merged(pinned, folder, into, gate, Path(store), base, display)
+    elif to == "peft":
+        exported = pipeline.export_peft(pinned, folder, Path(store))
+    else:
+        exported = pipeline.export_converted(pinned, to, folder, Path(store), base, model)
     if as_json:
         print_json(_told(name, to, exported))
     else:
         _print(exported)
 
 
+def _check_options(to: str, given: dict[str, Any], only: str) -> None:
+    """Raise InputError where one of the options is given that go with one form `only`, and another is asked for."""
+    if to != only and (wrong := [option for option, value in given.items() if value is not None]):
+        raise InputError(f"{wrong[0]} goes with --to {only}")
+
+
 def _told(name: str, to: str, exported: Exported) -> dict[str, Any]:
     parity = exported.parity and asdict(exported.parity)
-    return {"name": name, "to": to, "into": exported.into, "folder": str(exported.folder), "parity": parity}
+    told = {"name": name, "to": to, "into": exported.into, "folder": str(exported.folder), "parity": parity}
+    return {**told, "notes": list(exported.notes)}
 
 
 def _print(exported: Exported) -> None:
@@ -81,4 +98,6 @@ def _print(exported: Exported) -> None:
             f"{percent(parity.after)} instead of {percent(parity.before)}, scores up to {parity.largest:.2g} apart",
             soft_wrap=True,
         )
+    for note in exported.notes:
+        out.print(f"to know: {note}", soft_wrap=True)
     out.print(f"written: {exported.folder}", soft_wrap=True)

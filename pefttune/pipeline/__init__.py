@@ -2,6 +2,7 @@
 
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.checking import check
+from pefttune.pipeline.converting import export_converted
 from pefttune.pipeline.evaluating import evaluate
 from pefttune.pipeline.exporting import Exported, Gate, export_merged, export_peft
 from pefttune.pipeline.joining import Search, Way
@@ -26,6 +27,7 @@ __all__ = [
     "check",
     "check_comparable",
     "evaluate",
+    "export_converted",
     "export_merged",
     "export_peft",
     "merge",

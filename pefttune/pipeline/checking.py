@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttune.errors import AdapterError
-from pefttune.pipeline.parents import read_parent
+from pefttune.pipeline.parents import Parent, read_parent
 
 if TYPE_CHECKING:
-    from pefttune.publishing import Objection
+    from pefttune.publishing import Objection, Stored
 
 
 OF_ALL: dict[str, Any] = {"peft_type": str}
@@ -28,12 +28,31 @@ OF_LORA = OF_ALL | {
 def check(name: str, target: str, store_folder: Path | str = "adapters") -> list[Objection]:
     """What `target` (vllm, peft, llama.cpp or mlx) has against a stored adapter, nothing where it loads it as it was
     trained. Raises AdapterError."""
-    from pefttune import methods, publishing
+    from pefttune import bases, publishing
 
     adapter = read_parent(Path(store_folder), name)
+    base = _base_at_hand(adapter)
+    model_type = None if base is None else bases.open_config(base).model_type
+    return publishing.object_to(target, stored(adapter, model_type))
+
+
+def stored(adapter: Parent, model_type: str | None) -> Stored:
+    """What other programs see of the adapter, whose base is of that type. Raises AdapterError."""
+    from pefttune import methods, publishing
+
     config = _read_config(adapter.folder / methods.weights.CONFIG)
-    shapes = methods.weights.shapes(adapter.folder)
-    return publishing.object_to(target, publishing.Stored(config, shapes, adapter.manifest))
+    return publishing.Stored(config, methods.weights.shapes(adapter.folder), adapter.manifest, model_type)
+
+
+def _base_at_hand(adapter: Parent) -> Path | None:
+    """The folder of its base, if it lies on this machine as it is."""
+    from pefttune import bases
+
+    told = adapter.manifest["base"]
+    if told["hub_id"] is not None:
+        return bases.local_folder(told["source"], told["revision"], told["origin"])
+    known = bases.find_known(bases.Fingerprint(**told["fingerprint"]).digest)
+    return None if known is None else bases.local_folder(known)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -39,11 +39,13 @@ class Gate:
 
 @dataclass(frozen=True)
 class Exported:
-    """The folder that was written, and of a merged model into which weights, and how alike it is."""
+    """The folder that was written; of a merged model into which weights, and how alike it is; and what one has to know
+    who loads it elsewhere, in sentences."""
 
     folder: Path
     into: Into | None = None
     parity: Parity | None = None
+    notes: tuple[str, ...] = ()
 
 
 def export_peft(name: str, output: Path, store_folder: Path | str = "adapters") -> Exported:

@@ -16,7 +16,7 @@ from pefttune.publishing.consumers import VLLM_RANKS
 from pefttune.publishing.results import hub_dataset, hub_metrics, model_index
 from pefttune.recipe.adapters import METHODS
 
-TEMPLATE, MERGED = "card.md.jinja", "merged.md.jinja"
+TEMPLATE, MERGED, CONVERTED = "card.md.jinja", "merged.md.jinja", "converted.md.jinja"
 AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
@@ -101,6 +101,29 @@ def render_merged_card(manifest: dict[str, Any], into: str, parity: Parity) -> s
             dtype=base["dtype"],
             into=into,
             parity=parity,
+        )
+    )
+
+
+def render_converted_card(manifest: dict[str, Any], to: str, model: str | None = None) -> str:
+    """The card of an adapter in the files of another program; Ollama is given its base as `model`."""
+    recipe, base = manifest["recipe"], manifest["base"]
+    return (
+        _environment()
+        .get_template(CONVERTED)
+        .render(
+            name=manifest["name"],
+            to=to,
+            model=model,
+            task=recipe["task"]["type"],
+            labels=manifest["labels"],
+            prompt=manifest["prompt"],
+            sha256=manifest["files"][WEIGHTS],
+            version=manifest["versions"]["pefttune"],
+            license=recipe["output"]["license"],
+            base_id=base["hub_id"] or base["origin"],
+            base_origin=base["origin"],
+            quantization=base["fingerprint"]["quantization"],
         )
     )
 

@@ -1,15 +1,17 @@
 """What those who load adapters make of one: what they refuse, what they compute otherwise, and how that is mended.
 
-Read off vLLM, PEFT 0.21, llama.cpp's loader and its convert_lora_to_gguf.py, and mlx-lm, in 2026.
+Read off vLLM, PEFT 0.21, llama.cpp's loader and its convert_lora_to_gguf.py, and mlx-lm, in 2026. The two last load
+what `pefttune export` writes, which therefore refuses what they have an objection to here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from pefttune.publishing.architectures import LLAMA_CPP, MLX
 from pefttune.recipe.adapters import METHODS
 
 VLLM_DEFAULT_RANK = 16
@@ -35,12 +37,13 @@ class Objection:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a consumer sees of a stored adapter: `adapter_config.json`, the shapes of its tensors by key; and what only
-    its manifest tells."""
+    """What a consumer sees of a stored adapter: `adapter_config.json`, the shapes of its tensors by key; what only its
+    manifest tells; and its base's `model_type`, None where the base is not at hand."""
 
     config: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
     manifest: Mapping[str, Any]
+    model_type: str | None = None
 
     @property
     def method(self) -> str:
@@ -127,22 +130,39 @@ def _llama_cpp(adapter: Stored) -> Iterator[Objection]:
         return
     yield from _dora("llama.cpp", adapter)
     if heads := adapter.heads:
-        cause = f"convert_lora_to_gguf.py takes low-rank updates only, and its head ({heads[0]}) is none"
+        cause = f"llama.cpp takes low-rank updates only, and its head ({heads[0]}) is none"
         yield Objection("refuses", cause, "train it with approach: label-words, where the task has that")
+    yield from _architecture("llama.cpp", tuple(LLAMA_CPP), adapter)
     alpha = adapter.config["lora_alpha"]
-    mend = adapter.as_weights or "train it with one rank and without use_rslora"
+    mend = "pefttune export --to gguf writes them into its numbers"
     why = "convert_lora_to_gguf.py reads neither use_rslora nor alpha_pattern: llama.cpp scales by lora_alpha / rank"
-    yield from _mis_scaled(why, adapter, lambda layer: alpha / adapter.ranks[layer], mend)
+    for wrong in _mis_scaled(why, adapter, lambda layer: alpha / adapter.ranks[layer], mend):
+        yield replace(wrong, kind="know")
     yield from _quantized(
         adapter, "judge it on the GGUF base that is served, which is quantized otherwise or not at all"
     )
 
 
 def _mlx(adapter: Stored) -> Iterator[Objection]:
-    cause = "mlx-lm reads adapters.safetensors of its own, with A and B the other way round, and no folder of PEFT"
-    yield Objection("refuses", cause, adapter.as_weights or AS_LORA)
+    if not adapter.is_lora:
+        yield Objection("refuses", f"mlx-lm loads LoRA adapters, and this is {adapter.method}", AS_LORA)
+        return
+    yield from _dora("pefttune export --to mlx", adapter)
     if heads := adapter.heads:
         yield Objection("refuses", f"mlx-lm has no place for its head ({heads[0]})", "train approach: label-words")
+    yield from _architecture("mlx-lm", MLX, adapter)
+    cause = "mlx-lm reads adapters.safetensors of its own, with A and B the other way round, and no folder of PEFT"
+    yield Objection("know", cause, "pefttune export --to mlx writes that")
+    yield from _quantized(adapter, "judge it on the base that is served, which is quantized otherwise or not at all")
+
+
+def _architecture(who: str, known: Collection[str], adapter: Stored) -> Iterator[Objection]:
+    if adapter.model_type is None:
+        cause = f"its base is not on this machine, so that it is not known whether {who} can be told its layers"
+        yield Objection("know", cause, "pefttune export reads the base's configuration, and tells")
+    elif adapter.model_type not in known:
+        cause = f"its base is a {adapter.model_type}, of which it has not been tried what {who} calls the layers"
+        yield Objection("refuses", cause, adapter.as_weights or f"train it on one of {', '.join(known)}")
 
 
 def _quantized(adapter: Stored, mend: str) -> Iterator[Objection]:
