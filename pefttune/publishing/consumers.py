@@ -151,8 +151,9 @@ def _mlx(adapter: Stored) -> Iterator[Objection]:
     if heads := adapter.heads:
         yield Objection("refuses", f"mlx-lm has no place for its head ({heads[0]})", "train approach: label-words")
     yield from _architecture("mlx-lm", MLX, adapter)
-    cause = "mlx-lm reads adapters.safetensors of its own, with A and B the other way round, and no folder of PEFT"
-    yield Objection("know", cause, "pefttune export --to mlx writes that")
+    if adapter.as_weights:
+        cause = "mlx-lm reads adapters.safetensors of its own, with A and B the other way round, and no folder of PEFT"
+        yield Objection("know", cause, "pefttune export --to mlx writes that")
     yield from _quantized(adapter, "judge it on the base that is served, which is quantized otherwise or not at all")
 
 

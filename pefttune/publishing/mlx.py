@@ -55,7 +55,7 @@ def write_mlx(folder: Path, updates: Mapping[str, Update], base: Any, told: Mapp
 
 
 def _place(name: str) -> tuple[int, str]:
-    """The layer that a module is in, and what it is called there: `model.layers.3.mlp.up_proj` is `mlp.up_proj` in 3."""
+    """The layer that a module is in, and its name there: `model.layers.3.mlp.up_proj` is `mlp.up_proj` in layer 3."""
     before, _, inside = name.partition("model.layers.")
     number, _, key = inside.partition(".")
     if before or not number.isdigit():

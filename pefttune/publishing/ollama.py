@@ -36,7 +36,7 @@ def modelfile(manifest: Mapping[str, Any], tokenizer: Any, base: str | None = No
     lines = [
         f"# {manifest['name']}, trained on {shown(told['hub_id'] or told['origin'])}, from {shown(told['origin'])}.",
         "# On any other base its answers are erratic, and on other weights of this one they differ.",
-        f"FROM {_checked(base or BASE)}",
+        f"FROM {_checked(BASE if base is None else base)}",
         f"ADAPTER ./{llama_cpp.FILE}",
     ]
     task, why = manifest["recipe"]["task"], _untold(manifest, tokenizer)

@@ -47,6 +47,7 @@ def test_a_merged_model_says_what_the_adapter_says(
         "to": "merged",
         "into": "original",
         "folder": "exports/tiny-1-merged",
+        "notes": [],
     }
     parity = done.document["parity"]
     assert (parity["rows"], parity["choices"], parity["counted"], parity["agreement"]) == (20, 20, "rows", 1.0)
@@ -96,6 +97,9 @@ def test_what_cannot_be_asked_is_told_before_a_base_is_read(
         (["--to", "merged", "--output", str(folder)], "is there already"),
         (["--to", "peft", "--into", "original"], "--into goes with --to merged"),
         (["--to", "peft", "--output", str(folder)], "is there already"),
+        (["--to", "gguf", "--max-rows", "3"], "--max-rows goes with --to merged"),
+        (["--to", "gguf", "--from", "base"], "--from goes with --to ollama"),
+        (["--to", "mlx", "--output", str(folder)], "is there already"),
     ):
         refused(command("export", "tiny", *options, "--json"), 2, "InputError", told)
     assert not (tmp_path / "exports").exists()
@@ -156,8 +160,87 @@ def test_check_exits_with_1_where_something_is_wrong(command: Any, folder: Path)
     done = command("check", "tiny", "--target", "vllm")
     assert (done.code, done.out) == (0, "vllm loads tiny as it was trained\n")
     assert command("check", "tiny", "--target", "peft", "--json").document["objections"] == []
-    done = command("check", "tiny", "--target", "mlx")
+    edited(folder, lambda manifest: manifest["recipe"].update(adapter={"method": "ia3"}))
+    (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    edited(folder, lambda manifest: None)
+    done = command("check", "tiny", "--target", "vllm")
     assert done.code == 1
-    assert done.out.startswith("refused: mlx-lm reads adapters.safetensors of its own")
-    done = command("check", "tiny", "--target", "mlx", "--json")
+    assert done.out.startswith("refused: vLLM serves LoRA adapters, and this is ia3")
+    done = command("check", "tiny", "--target", "vllm", "--json")
     assert (done.code, [each["kind"] for each in done.document["objections"]]) == (1, ["refuses"])
+
+
+@pytest.mark.parametrize(
+    ("to", "files"),
+    [
+        ("gguf", {"adapter.gguf"}),
+        ("ollama", {"adapter.gguf", "Modelfile"}),
+        ("mlx", {"adapters.safetensors", "adapter_config.json"}),
+    ],
+)
+def test_other_programs_get_files_of_their_own(
+    command: Any, folder: Path, tmp_path: Path, to: str, files: set[str]
+) -> None:
+    done = command("export", "tiny", "--to", to, "--json")
+    assert done.code == 0, done.err
+    assert done.document["folder"] == f"exports/tiny-1-{to}"
+    [note] = done.document["notes"]
+    assert "not quantized in training): on another base its answers are erratic" in note
+    written = tmp_path / "exports" / f"tiny-1-{to}"
+    assert {path.name for path in written.iterdir()} == {"README.md", *files}
+    for path in written.iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+    assert "<|user|>" in (written / "README.md").read_text()
+    if to == "ollama":
+        assert "{{ .Prompt }}" in (written / "Modelfile").read_text()
+    assert "to know: its base is" in command("export", "tiny", "--to", to, "--output", "again").out
+
+
+@pytest.mark.parametrize("target", ["llama.cpp", "mlx"])
+def test_what_check_says_nothing_against_is_exported(command: Any, folder: Path, target: str) -> None:
+    done = command("check", "tiny", "--target", target, "--json")
+    assert done.code == 0
+    assert not any("not on this machine" in each["cause"] for each in done.document["objections"])
+
+
+@pytest.mark.parametrize("to", ["gguf", "ollama", "mlx"])
+def test_only_plain_lora_goes_to_other_programs(
+    command: Any, refused: Any, folder: Path, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before a base is looked for."""
+    monkeypatch.setattr("pefttune.bases.locate", None)
+    path = folder / "adapter_config.json"
+    plain = json.loads(path.read_text())
+    for config, told in (
+        ({**plain, "use_dora": True}, "has no DoRA"),
+        ({**plain, "modules_to_save": ["score"]}, "its head (score)"),
+        ({"peft_type": "IA3"}, "LoRA adapters, and this is lora"),
+    ):
+        path.write_text(json.dumps(config))
+        edited(folder, lambda manifest: None)
+        done = command("export", "tiny", "--to", to, "--json")
+        refused(done, 2, "AdapterError", f"tiny@1 cannot be exported --to {to}: ", told)
+    assert not (tmp_path / "exports").exists()
+
+
+def test_another_base_is_not_taken_for_its_own(
+    command: Any, refused: Any, folder: Path, new_model: Any, tmp_path: Path
+) -> None:
+    other = new_model(tmp_path / "other", num_attention_heads=2)
+    done = command("export", "tiny", "--to", "gguf", "--base", other, "--json")
+    refused(done, 2, "AdapterError", "tiny@1 was trained on another base", "their config.json differ")
+    assert not (tmp_path / "exports").exists()
+
+
+def test_an_architecture_that_was_not_tried_is_told(
+    command: Any, refused: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pefttune.publishing import architectures, consumers
+
+    monkeypatch.delitem(architectures.LLAMA_CPP, "llama")
+    monkeypatch.setattr(consumers, "MLX", ())
+    for target, to in (("llama.cpp", "gguf"), ("mlx", "mlx")):
+        assert command("check", "tiny", "--target", target).code == 1
+        done = command("export", "tiny", "--to", to, "--json")
+        refused(done, 2, "AdapterError", "its base is a llama, of which it has not been tried", "--to merged")
+    assert not (tmp_path / "exports").exists()

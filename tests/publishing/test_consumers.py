@@ -17,6 +17,7 @@ def stored(
     method: str = "lora",
     head: dict[str, Any] | None = None,
     quantization: str = "none",
+    model_type: str | None = "llama",
     **config: Any,
 ) -> Stored:
     ranks = ranks or {Q: 4, V: 4}
@@ -27,7 +28,7 @@ def stored(
         "head": head,
         "base": {"fingerprint": {"quantization": quantization}},
     }
-    return Stored(LoraConfig(**{"r": 4, "lora_alpha": 8, **config}).to_dict(), shapes, manifest)
+    return Stored(LoraConfig(**{"r": 4, "lora_alpha": 8, **config}).to_dict(), shapes, manifest, model_type)
 
 
 def told(target: str, adapter: Stored) -> list[tuple[str, str]]:
@@ -39,10 +40,18 @@ def test_a_plain_lora_has_nothing_against_it(target: str) -> None:
     assert told(target, stored()) == []
 
 
-def test_mlx_reads_no_folder_of_peft() -> None:
+def test_mlx_reads_what_export_writes() -> None:
     [(kind, text)] = told("mlx", stored())
-    assert kind == "refuses"
-    assert "pefttune export mine --to merged" in text
+    assert kind == "know"
+    assert "pefttune export --to mlx writes that" in text
+
+
+@pytest.mark.parametrize("target", ["llama.cpp", "mlx"])
+def test_an_architecture_that_was_not_tried_is_refused(target: str) -> None:
+    kind, text = told(target, stored(model_type="bloom"))[0]
+    assert (kind, "its base is a bloom" in text, "export mine --to merged" in text) == ("refuses", True, True)
+    kind, text = told(target, stored(model_type=None))[0]
+    assert (kind, "its base is not on this machine" in text) == ("know", True)
 
 
 @pytest.mark.parametrize("target", sorted(CONSUMERS))
@@ -78,7 +87,7 @@ def test_patterns_that_scale_all_layers_alike_are_no_matter_to_vllm_but_to_llama
     adapter = stored({Q: 4, V: 2}, rank_pattern={V: 2}, alpha_pattern={V: 4})
     assert told("vllm", adapter) == []
     [(kind, text)] = told("llama.cpp", adapter)
-    assert kind == "else"
+    assert (kind, "export --to gguf" in text) == ("know", True)
     assert f"1 of 2 layers are scaled wrong, {V} by 4 instead of 2" in text
 
 
@@ -92,7 +101,7 @@ def test_rslora_is_ignored_by_llama_cpp_only() -> None:
     adapter = stored(use_rslora=True)
     assert told("vllm", adapter) == []
     [(kind, text)] = told("llama.cpp", adapter)
-    assert kind == "else"
+    assert (kind, "export --to gguf" in text) == ("know", True)
     assert "2 of 2 layers are scaled wrong" in text
     assert "by 2 instead of 4" in text
 
