@@ -106,7 +106,7 @@ def overrides_of(task: str, method: str, rows: int | None, epochs: float | None 
     test rows; so many epochs, or those of the recipe."""
     chosen, setting = TASKS[task], SETTINGS[method]
     rows = rows or chosen.rows
-    limits = {"data.max_train_samples": rows, "data.max_test_samples": min(rows, chosen.test_rows)}
+    limits: Overrides = {"data.max_train_samples": rows, "data.max_test_samples": min(rows, chosen.test_rows)}
     limits |= {"training.num_train_epochs": epochs} if epochs else {}
     own = {"adapter": {"method": method, **setting.keys}, "training.learning_rate": setting.learning_rate}
     return {**SAME, **limits, **chosen.overrides, **own, **setting.on.get(task, {})}
