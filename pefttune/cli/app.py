@@ -12,6 +12,7 @@ import typer
 
 from pefttune.cli import (
     check,
+    diff,
     doctor,
     embed,
     export,
@@ -47,6 +48,7 @@ app.command()(embed.embed)
 app.command("list")(store.list_adapters)
 app.command()(store.show)
 app.command()(verify.verify)
+app.command()(diff.diff)
 app.command()(export.export)
 app.command()(check.check)
 app.command()(versions.alias)

@@ -20,6 +20,7 @@ from pefttune.methods.protocol import Adapter
 from pefttune.methods.ranks import full_ranks, most_ranks, spend
 from pefttune.methods.spectrum import SecondMoments, Sketch, Spectrum
 from pefttune.methods.tokens import TrainableTokens
+from pefttune.methods.updates import Change, Parts, change, change_of_tensor, norms, stored_parts
 
 METHODS: dict[str, type[Any]] = {
     "head": HeadAlone,
@@ -73,14 +74,18 @@ __all__ = [
     "METHODS",
     "Adapter",
     "Beginning",
+    "Change",
     "FusionAdapter",
     "LoraAdapter",
     "Merged",
+    "Parts",
     "SecondMoments",
     "Sketch",
     "Spectrum",
     "activate",
     "attach",
+    "change",
+    "change_of_tensor",
     "corda",
     "detach",
     "eva",
@@ -89,7 +94,9 @@ __all__ = [
     "lora_targets",
     "merge",
     "most_ranks",
+    "norms",
     "spend",
+    "stored_parts",
     "tables_nbytes",
     "weights",
 ]

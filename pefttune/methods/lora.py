@@ -63,8 +63,7 @@ class LoraAdapter(Adapter):
         self._layers: dict[str, LoraLinear] = {}
         for name, r in ranks.items():
             if r:
-                alpha, whole = _alpha(stored, times * r), times * r
-                scale = alpha / (math.sqrt(whole) if config.use_rslora else whole)
+                scale = scale_of(stored, name, times * r)
                 a_rI, b_Or = initial(linears[name], r, scale, model.dtype)
                 self._layers[name] = layer = _wrapped(model, name, linears[name], acting)
                 layer.add(self._slot, a_rI, b_Or, scale, config.lora_dropout, taken_back=times > 1)
@@ -152,6 +151,11 @@ def lora_targets(model: Any, config: LowRank) -> dict[str, nn.Linear]:
     if not found:
         raise BaseError("adapter: no linear layer is both in target_modules and in the layers asked for")
     return found
+
+
+def scale_of(config: Lora, name: str, r: int) -> float:
+    """What the update of the module `name`, of rank `r`, is multiplied by. `config` is the section as it is stored."""
+    return _alpha(config, r) / (math.sqrt(r) if config.use_rslora else r)
 
 
 def tables_nbytes(model: Any) -> int:

@@ -2,6 +2,7 @@
 
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.checking import check
+from pefttune.pipeline.differing import Diff, diff
 from pefttune.pipeline.evaluating import evaluate
 from pefttune.pipeline.exporting import Exported, Gate, export_merged, export_peft
 from pefttune.pipeline.joining import Search, Way
@@ -13,6 +14,7 @@ from pefttune.pipeline.verifying import Verification, verify
 
 __all__ = [
     "Bench",
+    "Diff",
     "Exported",
     "Failed",
     "Gate",
@@ -25,6 +27,7 @@ __all__ = [
     "Way",
     "check",
     "check_comparable",
+    "diff",
     "evaluate",
     "export_merged",
     "export_peft",
