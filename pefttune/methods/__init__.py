@@ -20,7 +20,7 @@ from pefttune.methods.protocol import Adapter
 from pefttune.methods.ranks import full_ranks, most_ranks, spend
 from pefttune.methods.spectrum import SecondMoments, Sketch, Spectrum
 from pefttune.methods.tokens import TrainableTokens
-from pefttune.methods.updates import Change, Parts, change, change_of_tensor, norms, stored_parts
+from pefttune.methods.updates import Change, Parts, change, change_of_tensor, norms, parts_of, stored_parts
 
 METHODS: dict[str, type[Any]] = {
     "head": HeadAlone,
@@ -95,6 +95,7 @@ __all__ = [
     "merge",
     "most_ranks",
     "norms",
+    "parts_of",
     "spend",
     "stored_parts",
     "tables_nbytes",

@@ -7,6 +7,7 @@ from pefttune.pipeline.evaluating import evaluate
 from pefttune.pipeline.exporting import Exported, Gate, export_merged, export_peft
 from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
+from pefttune.pipeline.looking import Weights, by_layer, look
 from pefttune.pipeline.merging import Merge, merge
 from pefttune.pipeline.probing import Probed, probe
 from pefttune.pipeline.trying import Bench, Failed, Tried, check_comparable
@@ -25,12 +26,15 @@ __all__ = [
     "Tried",
     "Verification",
     "Way",
+    "Weights",
+    "by_layer",
     "check",
     "check_comparable",
     "diff",
     "evaluate",
     "export_merged",
     "export_peft",
+    "look",
     "merge",
     "probe",
     "read_data",

@@ -20,6 +20,7 @@ from pefttune.errors import AdapterError, DataError
 from pefttune.pipeline.comparing import answering, encoded_for
 from pefttune.pipeline.duties import limited
 from pefttune.pipeline.evaluating import rows_of_the_training, tell_if_changed
+from pefttune.pipeline.looking import by_layer
 from pefttune.pipeline.parents import Parent, read_parent
 from pefttune.recipe import to_mapping
 from pefttune.recipe.adapters import Lora
@@ -80,17 +81,7 @@ class Diff:
     @property
     def layers(self) -> dict[str, Change]:
         """The changes of all modules of each layer together."""
-        grouped: dict[str, list[Change]] = {}
-        for name, change in (self.changes or {}).items():
-            grouped.setdefault(layer_path(name), []).append(change)
-        return {layer: reduce(add, changes) for layer, changes in grouped.items()}
-
-
-def layer_path(module: str) -> str:
-    """The path of the layer that a module is in: up to the first number; its own where there is none."""
-    parts = module.split(".")
-    number = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
-    return ".".join(parts[: number + 1])
+        return {layer: reduce(add, each.values()) for layer, each in by_layer(self.changes or {}).items()}
 
 
 def diff(

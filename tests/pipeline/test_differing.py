@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from pefttune import pipeline, store
 from pefttune.errors import AdapterError, DataError
 from pefttune.inference import open_session
-from pefttune.pipeline import differing
 
 
 def stored(folder: Path) -> Any:
@@ -183,15 +182,3 @@ def test_the_same_version(family: Any) -> None:
     folder = family("label-words", "one")
     with pytest.raises(AdapterError, match=r"one and one@1 are the same version, one@1: name two"):
         pipeline.diff(("one", "one@1"), folder)
-
-
-@pytest.mark.parametrize(
-    ("module", "layer"),
-    [
-        ("model.layers.11.mlp.up_proj", "model.layers.11"),
-        ("encoder.block.0.layer.1.k", "encoder.block.0"),
-        ("lm_head", "lm_head"),
-    ],
-)
-def test_a_layer_is_a_path_to_the_first_number(module: str, layer: str) -> None:
-    assert differing.layer_path(module) == layer
