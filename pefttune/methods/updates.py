@@ -19,6 +19,7 @@ from pefttune.errors import AdapterError
 from pefttune.methods import weights
 from pefttune.methods.lora import scale_of
 from pefttune.methods.merging import Update
+from pefttune.methods.places import FILE_PREFIX
 from pefttune.methods.tensor_file import shown
 from pefttune.recipe.adapters import Lora
 
@@ -66,8 +67,14 @@ def parts_of(state: Mapping[str, Tensor], section: Lora, path: Path) -> Parts:
         a, b = state.get(name + end_a), state.get(name + end_b)
         if a is None or b is None or a.dim() != 2 or b.dim() != 2 or not 0 < len(a) == b.shape[1]:
             raise AdapterError(f"{path}: {shown(name)} has no A and B of one rank")
-        updates[name] = (a, b, scale_of(section, name, len(a)))
+        updates[name] = (a, b, scale_of(section, _path(name, section), len(a)))
     return Parts(updates, {key: each for key, each in state.items() if not key.endswith(ENDS)})
+
+
+def _path(name: str, section: Lora) -> str:
+    """The module's path in the base, as recipes say it: an encoder alone has one name less before it than in files."""
+    path = name.removeprefix(FILE_PREFIX)
+    return path if path in section.alpha_pattern else path.partition(".")[2]
 
 
 def stored_parts(folder: Path, section: Lora, sha256: str) -> Parts:
