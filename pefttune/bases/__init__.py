@@ -2,7 +2,7 @@
 
 from pefttune.bases.catalogue import BASES
 from pefttune.bases.dense import weight_of
-from pefttune.bases.fingerprint import Fingerprint
+from pefttune.bases.fingerprint import Fingerprint, Mismatch, in_words
 from pefttune.bases.known import find as find_known
 from pefttune.bases.load import Base, load, quantization_name
 from pefttune.bases.locate import Located, local_folder, locate
@@ -16,11 +16,13 @@ __all__ = [
     "Base",
     "Fingerprint",
     "Located",
+    "Mismatch",
     "Originals",
     "Reader",
     "choose_device",
     "find_known",
     "fingerprint_of",
+    "in_words",
     "load",
     "local_folder",
     "locate",

@@ -17,6 +17,7 @@ from pefttune.cli import (
     embed,
     export,
     hub,
+    importing,
     merge,
     probe,
     recipes,
@@ -41,6 +42,7 @@ app.command()(doctor.doctor)
 app.command()(probe.probe)
 app.command()(train.train)
 app.command()(merge.merge)
+app.command("import")(importing.take_in)
 app.command()(sweep.sweep)
 app.command()(use.evaluate)
 app.command()(use.predict)

@@ -5,6 +5,7 @@ from pefttune.pipeline.checking import check
 from pefttune.pipeline.differing import Diff, diff
 from pefttune.pipeline.evaluating import evaluate
 from pefttune.pipeline.exporting import Exported, Gate, export_merged, export_peft
+from pefttune.pipeline.importing import Import, take_in
 from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
 from pefttune.pipeline.looking import Weights, by_layer, look
@@ -19,6 +20,7 @@ __all__ = [
     "Exported",
     "Failed",
     "Gate",
+    "Import",
     "Merge",
     "Probed",
     "Run",
@@ -40,5 +42,6 @@ __all__ = [
     "read_data",
     "run",
     "run_together",
+    "take_in",
     "verify",
 ]
