@@ -46,8 +46,8 @@ METHODS = {
         1e-3,
     ),
     "bottleneck": Method(
-        {"method": "bottleneck", "placement": "pfeiffer", "reduction_factor": 16, "non_linearity": "relu"},
-        {"config": "SeqBnConfig", "keys": {"reduction_factor": 16, "non_linearity": "relu"}},
+        {"method": "bottleneck", "placement": "parallel", "reduction_factor": 2, "non_linearity": "relu"},
+        {"config": "ParBnConfig", "keys": {"reduction_factor": 2, "non_linearity": "relu"}},
         1e-3,
     ),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from pefttune.methods.places import (
     FILE_PREFIX,
     POOLER,
     check_rank,
+    is_called,
     layer_of,
     layers_of,
     linear_modules,
@@ -146,7 +147,7 @@ def _in_layers(model: Any, names: Mapping[str, nn.Module], config: Any) -> list[
 def _linear(model: Any, config: Any) -> list[str]:
     linears = linear_modules(model)
     wanted = targets_of(model, linears, config.target_modules)
-    return _in_layers(model, {name: one for name, one in linears.items() if name.rpartition(".")[2] in wanted}, config)
+    return _in_layers(model, {name: one for name, one in linears.items() if _is_one_of(name, wanted)}, config)
 
 
 def _norms(model: Any, config: Any) -> list[str]:
@@ -169,11 +170,14 @@ def _feedforward(model: Any, config: sections.Ia3, places: list[str]) -> list[st
     kind = model.config.get_text_config().model_type
     usual = [] if config.target_modules else IA3_FEEDFORWARD.get(kind, [])
     wanted = config.feedforward_modules or usual
-    if strangers := {*(config.feedforward_modules or ())} - {name.rpartition(".")[2] for name in places}:
-        raise BaseError(
-            f"adapter.feedforward_modules: {', '.join(sorted(strangers))} must be among adapter.target_modules"
-        )
-    return [name for name in places if name.rpartition(".")[2] in wanted]
+    strangers = [one for one in config.feedforward_modules or () if not any(is_called(name, one) for name in places)]
+    if strangers:
+        raise BaseError(f"adapter.feedforward_modules: {', '.join(strangers)} must be among adapter.target_modules")
+    return [name for name in places if _is_one_of(name, wanted)]
+
+
+def _is_one_of(path: str, names: Iterable[str]) -> bool:
+    return any(is_called(path, name) for name in names)
 
 
 def _dora(model: Any, config: sections.Dora, places: list[str]) -> peft.PeftConfig:

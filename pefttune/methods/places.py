@@ -49,20 +49,25 @@ def linear_modules(model: Any) -> dict[str, nn.Linear]:
 
 
 def targets_of(model: Any, linears: Mapping[str, nn.Linear], wanted: str | Sequence[str]) -> list[str]:
-    """Names of the modules to adapt. Raises BaseError when one of them is nowhere in the base."""
+    """Names of the modules to adapt (see `is_called`). Raises BaseError when one of them is nowhere in the base."""
     present = sorted({name.rpartition(".")[2] for name in linears})
     if not present:
         raise BaseError(f"adapter.method: {type(model).__name__} has no linear layers that LoRA could be attached to")
     if wanted == "all-linear":
         return present
     for target in wanted:
-        if target not in present:
+        if not any(is_called(name, target) for name in linears):
             close = difflib.get_close_matches(target, present, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise BaseError(
                 f"adapter.target_modules: the base has no linear module {target!r}{hint}; it has {', '.join(present)}"
             )
     return list(wanted)
+
+
+def is_called(path: str, name: str) -> bool:
+    """Whether the module at `path` has this name, or its path ends in it: `output.dense`, as PEFT reads names."""
+    return f".{path}".endswith(f".{name}")
 
 
 def check_rank(name: str, linear: nn.Linear, r: int, key: str = "r", times: int = 1) -> None:

@@ -372,14 +372,14 @@ class Bottleneck(Method):
         "Houlsby (arXiv:1902.00751), Pfeiffer (arXiv:2005.00247), He (arXiv:2110.04366)."
     )
     placement: Literal["houlsby", "pfeiffer", "parallel"] = Field(
-        "pfeiffer",
-        description="Where they are in a layer. `houlsby`: behind attention and behind the feed-forward part; "
-        "`pfeiffer`: behind the feed-forward part; `parallel`: from its input to its output.",
+        "parallel",
+        description="Where they are in a layer. `parallel`: from the feed-forward part's input to its output; "
+        "`pfeiffer`: behind the feed-forward part; `houlsby`: behind that and behind attention.",
     )
     reduction_factor: Whole = Field(
         16, gt=0, description="The width of the base's hidden states over that of the bottleneck."
     )
-    non_linearity: Literal["relu", "gelu", "silu", "tanh"] = Field("relu", description="Between the two layers.")
+    non_linearity: Literal["relu", "gelu", "silu", "tanh"] = Field("silu", description="Between the two layers.")
     scaling: Positive | None = Field(
         None,
         description="What their output is multiplied by. By default 1, and 4 for `parallel` (arXiv:2110.04366).",

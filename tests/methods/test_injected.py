@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+from peft.tuners.ia3 import IA3Layer
 from pydantic import TypeAdapter
 from torch import Tensor
+from transformers import AutoModel
 
 from pefttune import methods
 from pefttune.errors import BaseError
@@ -139,11 +142,24 @@ def test_layers_and_targets_are_those_asked_for(model_of: Any) -> None:
     assert ia3.config()["feedforward_modules"] == ["model.layers.1.mlp.down_proj"]
 
 
+def test_a_module_may_be_named_by_the_end_of_its_path(tiny_encoder: Path) -> None:
+    """BERT's usual places of IA3 are, in PEFT, `key`, `value` and `output.dense`."""
+    theirs = peft.IA3Model(AutoModel.from_pretrained(tiny_encoder), peft.IA3Config(), "theirs")
+    adapted = {name: one for name, one in theirs.model.named_modules() if isinstance(one, IA3Layer)}
+    inner = {name for name, one in adapted.items() if one.is_feedforward}
+    ours = methods.attach(AutoModel.from_pretrained(tiny_encoder), section("ia3")).config()
+    assert set(ours["target_modules"]) == {f"bert.{name}" for name in adapted}
+    assert set(ours["feedforward_modules"]) == {f"bert.{name}" for name in inner}
+    low_rank = sections.Lora(method="lora", target_modules=["output.dense"])
+    assert len(methods.attach(AutoModel.from_pretrained(tiny_encoder), low_rank).parameters) == 2 * len(inner)
+
+
 @pytest.mark.parametrize(
     ("method", "changes", "told"),
     [
         ("oft", {"oft_block_size": 7}, "blocks of 7 do not divide the 32 inputs of model.layers.0.self_attn.q_proj"),
         ("ia3", {"target_modules": ["k_prj"]}, "no linear module 'k_prj'; did you mean 'k_proj'"),
+        ("ia3", {"target_modules": ["lp.down_proj"]}, "no linear module 'lp.down_proj'"),
         ("ia3", {"feedforward_modules": ["o_proj"]}, "o_proj must be among adapter.target_modules"),
         ("miss", {"r": 64}, "miss does not fit this base: `r` .64. must be less than or equal to in_features"),
         ("vera", {"layers": [9]}, "the base has layers 0 to 1"),
