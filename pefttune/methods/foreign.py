@@ -78,7 +78,7 @@ def section_of(foreign: Foreign, linears: Collection[str], prefix: str) -> dict[
                 f"output layer, but {', '.join(prefix + each for each in list(linears)[:3])} …"
             )
         ranks[own] = r
-    layers, left = _places(ranks, linears)
+    targets, layers = _places(ranks, linears)
     others = {name: r for name, r in ranks.items() if r != config.r}
     alphas = {name: config.alpha_of(prefix + name) for name in ranks}
     alphas = {name: alpha for name, alpha in alphas.items() if name in others or alpha != config.alpha}
@@ -88,31 +88,27 @@ def section_of(foreign: Foreign, linears: Collection[str], prefix: str) -> dict[
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "use_rslora": config.rslora,
-        "target_modules": _kinds(ranks),
+        "target_modules": targets,
         "layers": layers,
     }
     if not config.dora:
-        return {**section, "rank_pattern": {**others, **dict.fromkeys(left, 0)}, "alpha_pattern": alphas}
-    if unlike := [*others, *alphas, *left]:
+        return {**section, "rank_pattern": others, "alpha_pattern": alphas}
+    if alphas:  # those of other ranks are among them
         raise AdapterError(
-            f"{foreign.folder} is a DoRA that treats {shown(unlike[0])} unlike others of its kind; a dora here has one "
-            "r and one lora_alpha, and the same modules in every layer"
+            f"{foreign.folder} is a DoRA with an r or lora_alpha of {shown(next(iter(alphas)))} alone; a dora here has "
+            "one for all modules"
         )
     return section
 
 
-def _places(modules: Collection[str], linears: Collection[str]) -> tuple[list[int] | None, list[str]]:
-    """The layers to which the modules are limited, None for all; and those of their kinds in them that are left out."""
-    kinds, used = _kinds(modules), {layer_of(name) for name in modules}
+def _places(modules: Collection[str], linears: Collection[str]) -> tuple[list[str], list[int] | None]:
+    """Names that are those of just these modules, in these layers, None for all."""
+    kinds, used = {name.rpartition(".")[2] for name in modules}, {layer_of(name) for name in modules}
     alike = [name for name in linears if name.rpartition(".")[2] in kinds]
     within = [name for name in alike if layer_of(name) in used]
-    if len(within) > len(modules):  # not by whole layers, so each is named
-        return None, [name for name in alike if name not in modules]
-    return (sorted(used) if len(within) < len(alike) else None), []
-
-
-def _kinds(modules: Collection[str]) -> list[str]:
-    return sorted({name.rpartition(".")[2] for name in modules})
+    if len(within) > len(modules):  # not the same in each layer, so every one is named
+        return sorted(modules), None
+    return sorted(kinds), sorted(used) if len(within) < len(alike) else None
 
 
 def _check_files(folder: Path) -> None:

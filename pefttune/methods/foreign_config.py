@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pefttune.errors import AdapterError
+from pefttune.methods.places import is_called
 from pefttune.methods.tensor_file import shown
 
 T = TypeVar("T")
@@ -146,7 +147,7 @@ def _first(pattern: Mapping[str, T], module: str, usual: T) -> T:
 
 
 def _is_named(names: list[Any], module: str) -> bool:
-    return any(isinstance(name, str) and (module == name or module.endswith(f".{name}")) for name in names)
+    return any(isinstance(name, str) and is_called(module, name) for name in names)
 
 
 def _read(path: Path) -> dict[str, Any]:

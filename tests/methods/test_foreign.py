@@ -58,11 +58,10 @@ def test_whole_layers(folder: Any) -> None:
 
 
 def test_single_modules(folder: Any) -> None:
-    found = section(folder({"model.layers.0.attn.q": 4, "model.layers.1.attn.v": 4}))
-    left = {"model.layers.0.attn.v": 0, "model.layers.1.attn.q": 0} | {
-        f"model.layers.2.attn.{kind}": 0 for kind in "qv"
-    }
-    assert (found["layers"], found["rank_pattern"], found["alpha_pattern"]) == (None, left, {})
+    names = ["model.layers.0.attn.q", "model.layers.1.attn.v"]
+    found = section(folder(dict.fromkeys(names, 4)))
+    assert (found["target_modules"], found["layers"]) == (names, None)
+    assert (found["rank_pattern"], found["alpha_pattern"]) == ({}, {})
 
 
 def test_ranks_and_alphas(folder: Any) -> None:
@@ -169,11 +168,10 @@ def test_a_tensor_of_something_else_is_refused(folder: Any, key: str, told: str)
         read_foreign(folder(extra={key: torch.ones(2)}))
 
 
-def test_a_dora_that_cannot_be_said_is_refused(folder: Any) -> None:
-    with pytest.raises(AdapterError, match=r"is a DoRA that treats model\.layers\.0\.attn\.q unlike others"):
-        section(folder(use_dora=True, alpha_pattern={"q": 3}))
-    with pytest.raises(AdapterError, match=r"is a DoRA that treats model\.layers\.\d\.attn\.. unlike others"):
-        section(folder({"model.layers.0.attn.q": 4, "model.layers.1.attn.v": 4}, use_dora=True))
+def test_a_dora_has_one_scale(folder: Any) -> None:
+    for own in ({"alpha_pattern": {"q": 3}}, {"r": 8, "rank_pattern": {"q": 4}}):
+        with pytest.raises(AdapterError, match=r"is a DoRA with an r or lora_alpha of model\.layers\.0\.attn\.q alone"):
+            section(folder(use_dora=True, **own))
 
 
 def test_a_folder_without_weights_says_what_there_is(tmp_path: Path) -> None:

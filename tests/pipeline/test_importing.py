@@ -87,6 +87,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "alpha_pattern": {"down_proj": 3, "nowhere": 1},
     },
     "dora": {"target_modules": ["q_proj", "v_proj"], "lora_alpha": 10, "use_dora": True},
+    "modules of several layers": {"target_modules": ["model.layers.0.self_attn.q_proj", "layers.1.mlp.up_proj"]},
+    "dora of several layers": {"target_modules": ["0.self_attn.q_proj", "1.self_attn.v_proj"], "use_dora": True},
     "dora of a layer": {"target_modules": ["o_proj"], "layers_to_transform": [1], "use_dora": True, "use_rslora": True},
 }
 
