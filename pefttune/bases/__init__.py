@@ -2,7 +2,7 @@
 
 from pefttune.bases.catalogue import BASES
 from pefttune.bases.dense import weight_of
-from pefttune.bases.fingerprint import Fingerprint, config_digest
+from pefttune.bases.fingerprint import Fingerprint, Mismatch, config_digest, in_words
 from pefttune.bases.known import find as find_known
 from pefttune.bases.load import Base, load, load_tokenizer, quantization_name
 from pefttune.bases.locate import Located, local_folder, locate
@@ -16,12 +16,14 @@ __all__ = [
     "Base",
     "Fingerprint",
     "Located",
+    "Mismatch",
     "Originals",
     "Reader",
     "choose_device",
     "config_digest",
     "find_known",
     "fingerprint_of",
+    "in_words",
     "load",
     "load_tokenizer",
     "local_folder",

@@ -35,6 +35,10 @@ PROBE_TEXTS = (
 )
 
 
+Mismatch = dict[str, dict[str, str]]
+"""Fields of two fingerprints that differ, each with what it is `here` and `there`; JSON-able."""
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """Digests (hexadecimal, 32 digits) of what a base is, and the words for its quantization."""
@@ -50,13 +54,22 @@ class Fingerprint:
         """One digest over all fields."""
         return _digest(json.dumps(asdict(self), sort_keys=True).encode())
 
-    def differences(self, other: Fingerprint) -> list[str]:
-        """Which fields differ, in words; empty when the two are the same base."""
-        return [
-            f"{field.replace('_', ' ')} ({mine} here, {theirs} there)"
+    def mismatch(self, other: Fingerprint) -> Mismatch:
+        """Of each field that differs what it is here and there; empty when the two are the same base."""
+        return {
+            field: {"here": mine, "there": theirs}
             for (field, mine), theirs in zip(asdict(self).items(), asdict(other).values(), strict=True)
             if mine != theirs
-        ]
+        }
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """Which fields differ, in words; empty when the two are the same base."""
+        return in_words(self.mismatch(other))
+
+
+def in_words(mismatch: Mismatch) -> list[str]:
+    """`tokenizer (… here, … there)` for each field that differs."""
+    return [f"{field.replace('_', ' ')} ({of['here']} here, {of['there']} there)" for field, of in mismatch.items()]
 
 
 def take(folder: Path, tokenizer: Any, quantization: str) -> Fingerprint:

@@ -12,10 +12,12 @@ import typer
 
 from pefttune.cli import (
     check,
+    diff,
     doctor,
     embed,
     export,
     hub,
+    importing,
     merge,
     probe,
     recipes,
@@ -40,6 +42,7 @@ app.command()(doctor.doctor)
 app.command()(probe.probe)
 app.command()(train.train)
 app.command()(merge.merge)
+app.command("import")(importing.take_in)
 app.command()(sweep.sweep)
 app.command()(use.evaluate)
 app.command()(use.predict)
@@ -47,6 +50,7 @@ app.command()(embed.embed)
 app.command("list")(store.list_adapters)
 app.command()(store.show)
 app.command()(verify.verify)
+app.command()(diff.diff)
 app.command()(export.export)
 app.command()(check.check)
 app.command()(versions.alias)

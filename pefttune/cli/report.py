@@ -41,11 +41,11 @@ def print_changed(comparison: Comparison) -> None:
     """A few of the rows that the adapter predicts better or worse than the one it is compared with first."""
     for title, rows in (("fixed", comparison.fixed), ("broken", comparison.broken)):
         for row in rows[:CHANGED_ROWS_SHOWN]:
-            other, adapter, text = map(_line, (row.other, row.adapter, row.text))
+            other, adapter, text = map(on_one_line, (row.other, row.adapter, row.text))
             out.print(f"  {title}: {other} → {adapter}: {text}", soft_wrap=True)
 
 
-def _line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """The beginning of a text, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= TEXT_WIDTH else line[: TEXT_WIDTH - 1] + "…"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from pefttune.cli.output import Json, Store, err, out, percent, print_json
 from pefttune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from pefttune.pipeline import Weights
 
 LABELS_SHOWN = 6
 
@@ -73,17 +78,50 @@ def show(
     store: Store = "adapters",
     as_json: Json = False,
 ) -> None:
-    """Show what is known of an adapter, its files' digests checked."""
+    """Show what is known of an adapter, its files' digests checked, and what its weights are."""
     from rich.markdown import Markdown
 
+    from pefttune import pipeline
     from pefttune import store as room
 
     folder = room.find(Path(store), name)
     manifest = room.read_manifest(folder)
     if as_json:
         stored = room.versions(Path(store), folder.parent.name)
-        print_json({"folder": str(folder), "stored_versions": stored, **manifest})
+        weights = asdict(pipeline.look(f"{folder.parent.name}@{folder.name}", Path(store)))
+        print_json({"folder": str(folder), "stored_versions": stored, **manifest, "weights": weights})
         return
     card = (folder / "README.md").read_text(encoding="utf-8")
     out.print(Markdown(card.split("---\n", 2)[2]))
     out.print(f"folder: {folder}", soft_wrap=True)
+    _print_weights(pipeline.look(f"{folder.parent.name}@{folder.name}", Path(store)))
+
+
+def _print_weights(weights: Weights) -> None:
+    from pefttune.pipeline import by_layer
+
+    out.print(f"{weights.tensors:,} tensors, {weights.parameters:,} parameters in {' and '.join(weights.dtypes)}")
+    if weights.refused is not None:
+        out.print(weights.refused, soft_wrap=True)
+        return
+    table = Table(title="spectral norms of what it adds to weights")
+    for heading in ("layer", "modules", "rank", "scale", "least", "greatest", "of"):
+        table.add_column(heading, justify="left" if heading in ("layer", "of") else "right", overflow="fold")
+    for layer, modules in by_layer(weights.modules).items():
+        greatest = max(modules, key=lambda name: modules[name].spectral)
+        table.add_row(
+            layer,
+            str(len(modules)),
+            _span(module.r for module in modules.values()),
+            _span(module.scale for module in modules.values()),
+            f"{min(module.spectral for module in modules.values()):.4g}",
+            f"{modules[greatest].spectral:.4g}",
+            greatest.removeprefix(f"{layer}."),
+        )
+    out.print(table)
+
+
+def _span(values: Iterable[float]) -> str:
+    """`8`, or `4–16`."""
+    found = sorted(set(values))
+    return "–".join(f"{value:.4g}" for value in (found[0], found[-1])[: len(found)])

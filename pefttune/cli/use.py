@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pefttune.cli.mismatch import MayDiffer, checked_fields, column_of, tell_mismatch
 from pefttune.cli.output import BaseFolder, Json, Store, example_texts, print_json
 from pefttune.cli.predicted import Predicted, check_file, print_drawn, print_rows, write_file
 from pefttune.errors import DataError, InputError
@@ -45,10 +46,12 @@ def predict(
     ] = None,
     store: Store = "adapters",
     base: BaseFolder = None,
+    may_differ: MayDiffer = None,
     as_json: Json = False,
 ) -> None:
     """Predict texts, or every row of a file."""
     _check_options(texts, input_file, output_file, text_column, as_json=as_json)
+    allowed = checked_fields(may_differ)
     # What is wrong with a name or a file is told before torch is imported and a base is read.
     columns = _columns(name, store, text_column)
     rows = _file_rows(input_file, columns) if input_file else _text_rows(texts or [], list(columns))
@@ -57,11 +60,16 @@ def predict(
 
     from pefttune.inference import open_session
 
-    predicted = _predictions(open_session(name, Path(store), base), rows)
+    session = open_session(name, Path(store), base, may_differ=allowed)
+    mismatch = session.base_mismatch(name)
+    tell_mismatch(name, mismatch)
+    predicted = _predictions(session, rows, column_of(mismatch))
     if output_file:
-        write_file(output_file, name, predicted)
+        called = f"{name}, on another base than its own ({', '.join(mismatch)})" if mismatch else name
+        write_file(output_file, called, predicted)
     elif as_json:
-        print_json({"name": name, "predictions": [values for _, values, _ in predicted]})
+        predictions = [values for _, values, _ in predicted]
+        print_json({"name": name, "base_mismatch": mismatch, "predictions": predictions})
     elif input_file:
         print_rows(predicted)
     else:
@@ -143,10 +151,10 @@ def _file_rows(file: Path, columns: dict[str, str]) -> Rows:
     return both()
 
 
-def _predictions(session: Session, rows: Rows) -> Predicted:
+def _predictions(session: Session, rows: Rows, more: dict[str, str]) -> Predicted:
     ahead, behind = tee(rows)  # the session reads a few hundred rows ahead, to batch texts of like length
     for (values, row), prediction in zip(behind, session.predict(row for _, row in ahead), strict=True):
-        own = prediction.columns()
+        own = prediction.columns() | more
         if taken := [column for column in own if column in values]:
             raise DataError(f"{row.origin}: the column {taken[0]!r} would be overwritten; rename it")
         yield row, {**values, **own}, prediction
@@ -159,15 +167,19 @@ def evaluate(
     ] = None,
     store: Store = "adapters",
     base: BaseFolder = None,
+    may_differ: MayDiffer = None,
     as_json: Json = False,
 ) -> None:
     """Compare an adapter with its base on held-out rows."""
+    allowed = checked_fields(may_differ)
+
     from pefttune import pipeline
     from pefttune.cli.progress import Display
     from pefttune.cli.report import print_changed, print_comparison
 
     with Display() as display:
-        comparison = pipeline.evaluate(name, Path(store), data_file, base, display)
+        comparison = pipeline.evaluate(name, Path(store), data_file, base, display, allowed)
+    tell_mismatch(name, comparison.base_mismatch)
     if as_json:
         print_json({"name": name, **asdict(comparison)})
         return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pefttune.cli.mismatch import MayDiffer, checked_fields, tell_mismatch
 from pefttune.cli.output import BaseFolder, Json, Store, out, print_json
 from pefttune.errors import VerificationError
 
@@ -25,17 +26,22 @@ def verify(
     name: Annotated[str, typer.Argument(help="An adapter: name, or name@version.")],
     store: Store = "adapters",
     base: BaseFolder = None,
+    may_differ: MayDiffer = None,
     as_json: Json = False,
 ) -> None:
     """Prove that an adapter is the one that was trained: its files, its base, and its answers to the probe rows."""
+    allowed = checked_fields(may_differ)
+
     from pefttune import pipeline
 
-    found = pipeline.verify(name, Path(store), base)
+    found = pipeline.verify(name, Path(store), base, allowed)
+    tell_mismatch(name, found.base_mismatch)
     if found.verdict.word == "different":
         raise VerificationError(_different(name, found))
     if as_json:
         verdict = {"verdict": found.verdict.word, **asdict(found.verdict)}
-        print_json({"name": name, "folder": str(found.folder), **verdict, "versions": found.versions})
+        since = {"versions": found.versions, "base_mismatch": found.base_mismatch}
+        print_json({"name": name, "folder": str(found.folder), **verdict, **since})
         return
     out.print(f"{name}: {found.verdict.word}. It {SAYS[found.verdict.word].format(**asdict(found.verdict))}.")
     if found.versions:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 
+from pefttune.bases import Mismatch
 from pefttune.evaluation.scoring import Scored
 from pefttune.tasks import Task
 
@@ -71,6 +72,8 @@ class Comparison:
     differences: tuple[Difference, ...]
     fixed: tuple[ChangedRow, ...]
     broken: tuple[ChangedRow, ...]
+    base_mismatch: Mismatch = field(default_factory=dict)
+    """How the base differs from the one that the adapter was trained on, where it was asked for all the same."""
 
     @property
     def everybody(self) -> dict[str, dict[str, Any]]:
@@ -78,9 +81,9 @@ class Comparison:
         return {**self.others, WITH_ADAPTER: self.adapter}
 
     def summary(self) -> dict[str, Any]:
-        """All but the rows, JSON-able."""
+        """All that a training tells but the rows, JSON-able."""
         whole = asdict(self)
-        return {key: value for key, value in whole.items() if key not in ("fixed", "broken")}
+        return {key: value for key, value in whole.items() if key not in ("fixed", "broken", "base_mismatch")}
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,20 @@ def open_session(
     store_folder: Path | str = "adapters",
     base_source: str | None = None,
     max_adapter_mib: float | None = None,
+    may_differ: Collection[str] = (),
 ) -> Session:
     """Load the base that the adapter `name` (or `name@version`) was trained on, and the adapter onto it; or several of
     the same base, of which the first is then in use.
 
     `base_source` says where the base lies, if this machine has not seen it; it must still be the same base.
-    `max_adapter_mib` is the session's. Raises AdapterError or BaseError.
+    `max_adapter_mib` and `may_differ` are the session's. Raises AdapterError or BaseError.
     """
     names = [name] if isinstance(name, str) else list(name)
     if not names:
         raise AdapterError("open_session() needs the name of an adapter at least")
     folders = [store.find(Path(store_folder), each) for each in names]
-    session = Session(load_base_of(folders[0], base_source), max_adapter_mib=max_adapter_mib)
+    base = load_base_of(folders[0], base_source)
+    session = Session(base, max_adapter_mib=max_adapter_mib, may_differ=may_differ)
     for each, folder in zip(names, folders, strict=True):
         session.load(folder, name=each)
     session.use(names[0])

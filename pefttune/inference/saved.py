@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,34 +24,41 @@ class Saved:
     manifest: dict[str, Any]
     recipe: Recipe
     source: Source
+    mismatch: bases.Mismatch
+    """How the base differs from the one that it was trained on, in fields in which it may."""
 
 
-def read_saved(folder: Path, base: bases.Base, expected: Source | None = None) -> Saved:
-    """What is saved in `folder`, whole and for this base. Raises AdapterError, also when it is not what is expected
-    there."""
+def read_saved(
+    folder: Path, base: bases.Base, expected: Source | None = None, may_differ: Collection[str] = ()
+) -> Saved:
+    """What is saved in `folder`, whole and for this base, but for fields of its fingerprint that `may_differ`. Raises
+    AdapterError, also when it is not what is expected there."""
     manifest = store.read_manifest(folder)
     weights = methods.weights.WEIGHTS
     source = Source(folder.resolve(), manifest["files"][weights], (folder / weights).stat().st_size)
     if expected is not None and source != expected:
         raise AdapterError(f"{folder} holds other weights than when it was loaded; remove the adapter and load it")
-    check_base(manifest, base.fingerprint)
+    mismatch = check_base(manifest, base.fingerprint, may_differ)
     recipe = recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}")
-    return Saved(manifest, recipe, source)
+    return Saved(manifest, recipe, source, mismatch)
 
 
-def check_base(manifest: dict[str, Any], found: bases.Fingerprint) -> None:
-    """Raise AdapterError, field by field, where a stored adapter was trained on another base than the one found."""
+def check_base(manifest: dict[str, Any], found: bases.Fingerprint, may_differ: Collection[str] = ()) -> bases.Mismatch:
+    """How the base that was found differs from the one that a stored adapter was trained on. Raises AdapterError, field
+    by field, where it does in others than those that `may_differ`."""
     told = manifest["base"]
-    if differences := found.differences(bases.Fingerprint(**told["fingerprint"])):
+    mismatch = found.mismatch(bases.Fingerprint(**told["fingerprint"]))
+    if refused := {field: of for field, of in mismatch.items() if field not in may_differ}:
         raise AdapterError(
             f"{manifest['name']} was trained on another base ({told['source']}, {told['origin']}). They differ in: "
-            + "; ".join(differences)
+            + "; ".join(bases.in_words(refused))
         )
+    return mismatch
 
 
 def attach_again(session: Session, source: Source) -> Loaded:
     """An adapter that left the session's base, on it again. Raises AdapterError, also where it is no more the same."""
-    return attach_saved(session, read_saved(source.folder, session.base, source))
+    return attach_saved(session, read_saved(source.folder, session.base, source, session.may_differ))
 
 
 def attach_saved(session: Session, saved: Saved) -> Loaded:

@@ -4,7 +4,7 @@ and while training, so that what is measured is what is served."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -39,14 +39,21 @@ class Session:
     `max_adapter_mib` limits the memory of adapters, with the tables that several of them share: beyond it the least
     recently used of those that were loaded from folders leaves the base, and is read again when it is asked for. A
     session may be used by several threads; passes through the base, and whatever changes it, go one after another. Its
-    `collator` makes the batches.
+    `collator` makes the batches. An adapter of another base is refused, unless the two differ in nothing but those
+    fields of their fingerprints that `may_differ`.
     """
 
     def __init__(
-        self, base: bases.Base, max_batch_tokens: int | None = None, max_adapter_mib: float | None = None
+        self,
+        base: bases.Base,
+        max_batch_tokens: int | None = None,
+        max_adapter_mib: float | None = None,
+        may_differ: Collection[str] = (),
     ) -> None:
         prepare(base.model)
         self.base = base
+        self.may_differ = frozenset(may_differ)
+        self._mismatches: dict[str, bases.Mismatch] = {}
         self.causal = is_causal(base.model)  # whether a token is blind to what follows it: a decoder
         self.max_batch_tokens = max_batch_tokens or tokens_at_once(base.device)
         self._shelf = Shelf(base.model, max_adapter_mib, partial(attach_again, self))
@@ -114,14 +121,21 @@ class Session:
         for other weights under a name that is taken.
         """
         hold = store.Hold(Path(folder))  # before it is read: nobody is to remove it meanwhile
-        saved = read_saved(Path(folder), self.base)
+        saved = read_saved(Path(folder), self.base, may_differ=self.may_differ)
         with self._lock:
             name = name or saved.manifest["name"]
             if name in self.names and self._shelf.source(name) == saved.source:
                 return self[name]
             self._shelf.check_free(name)
             self._shelf.make_room(saved.source.nbytes)
-            return self._shelf.add(name, attach_saved(self, saved), saved.source, hold)
+            loaded = self._shelf.add(name, attach_saved(self, saved), saved.source, hold)
+            self._mismatches[name] = saved.mismatch
+            return loaded
+
+    def base_mismatch(self, name: str) -> bases.Mismatch:
+        """How this base differs from the one that the adapter `name` was trained on, where it was let in all the same:
+        of each field what it is here and there."""
+        return self._mismatches.get(name, {})
 
     def load_in_background(self, folder: Path | str, name: str | None = None) -> Future[Loaded]:
         """As `load`, on another thread, beside predictions: files are hashed meanwhile, and only what is attached waits
@@ -155,6 +169,7 @@ class Session:
         """Take an adapter off the base and forget it."""
         with self._lock:
             self._shelf.remove(name)
+            self._mismatches.pop(name, None)
             if BASE_ITSELF + name in self.names:
                 self._shelf.remove(BASE_ITSELF + name)
             self._active = None if self._active == name else self._active

@@ -7,19 +7,21 @@ from typing import Any
 from pefttune.methods import others, placed, weights
 from pefttune.methods.adalora import AdaLoraAdapter
 from pefttune.methods.bottleneck import BottleneckAdapter
+from pefttune.methods.foreign import Foreign, read_foreign, read_into, section_of
 from pefttune.methods.fusion import FusionAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.initial import Beginning, corda, eva, loftq
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
 from pefttune.methods.lora import LoraAdapter, lora_targets, tables_nbytes
 from pefttune.methods.merging import Merged, merge
-from pefttune.methods.places import FILE_PREFIX
+from pefttune.methods.places import FILE_PREFIX, linear_modules, path_in_class
 from pefttune.methods.prefix import PrefixTuned
 from pefttune.methods.prompts import PromptTuned, PTuned
 from pefttune.methods.protocol import Adapter
 from pefttune.methods.ranks import full_ranks, most_ranks, spend
 from pefttune.methods.spectrum import SecondMoments, Sketch, Spectrum
 from pefttune.methods.tokens import TrainableTokens
+from pefttune.methods.updates import Change, Parts, change, change_of_tensor, norms, parts_of, stored_parts
 
 METHODS: dict[str, type[Any]] = {
     "head": HeadAlone,
@@ -73,23 +75,36 @@ __all__ = [
     "METHODS",
     "Adapter",
     "Beginning",
+    "Change",
+    "Foreign",
     "FusionAdapter",
     "LoraAdapter",
     "Merged",
+    "Parts",
     "SecondMoments",
     "Sketch",
     "Spectrum",
     "activate",
     "attach",
+    "change",
+    "change_of_tensor",
     "corda",
     "detach",
     "eva",
     "full_ranks",
+    "linear_modules",
     "loftq",
     "lora_targets",
     "merge",
     "most_ranks",
+    "norms",
+    "parts_of",
+    "path_in_class",
+    "read_foreign",
+    "read_into",
+    "section_of",
     "spend",
+    "stored_parts",
     "tables_nbytes",
     "weights",
 ]

@@ -58,13 +58,13 @@ class LoraAdapter(Adapter):
         linears, stored = lora_targets(model, config), config.stored()
         times = stored.rank // config.rank
         ranks = _ranks(linears, config, times)
-        self._config = _peft_config(model, stored, {name: times * r for name, r in ranks.items()})
+        whole = {name: times * r for name, r in ranks.items()}
+        self._config = _peft_config(model, stored, whole, {name: _alpha(stored, name, r) for name, r in whole.items()})
         acting, initial = _acting.setdefault(model, []), INITIAL.get(config.init_lora_weights, default)
         self._layers: dict[str, LoraLinear] = {}
         for name, r in ranks.items():
             if r:
-                alpha, whole = _alpha(stored, times * r), times * r
-                scale = alpha / (math.sqrt(whole) if config.use_rslora else whole)
+                scale = scale_of(stored, name, times * r)
                 a_rI, b_Or = initial(linears[name], r, scale, model.dtype)
                 self._layers[name] = layer = _wrapped(model, name, linears[name], acting)
                 layer.add(self._slot, a_rI, b_Or, scale, config.lora_dropout, taken_back=times > 1)
@@ -146,12 +146,17 @@ class LoraAdapter(Adapter):
 def lora_targets(model: Any, config: LowRank) -> dict[str, nn.Linear]:
     """The linear layers that LoRA is to adapt, by path. Raises BaseError when there is none."""
     # By the path PEFT will see, for a layer's number is looked for behind two names.
-    prefix, wanted = path_in_class(model), _peft_config(model, config, {})
+    prefix, wanted = path_in_class(model), _peft_config(model, config, {}, {})
     linears = linear_modules(model)
     found = {name: linear for name, linear in linears.items() if check_target_module_exists(wanted, prefix + name)}
     if not found:
         raise BaseError("adapter: no linear layer is both in target_modules and in the layers asked for")
     return found
+
+
+def scale_of(config: Lora, name: str, r: int) -> float:
+    """What the update of the module `name`, of rank `r`, is multiplied by. `config` is the section as it is stored."""
+    return _alpha(config, name, r) / (math.sqrt(r) if config.use_rslora else r)
 
 
 def tables_nbytes(model: Any) -> int:
@@ -162,10 +167,11 @@ def tables_nbytes(model: Any) -> int:
 def _ranks(linears: Mapping[str, nn.Linear], config: Lora, times: int) -> dict[str, int]:
     """The rank of each of the layers, 0 for those to leave alone. Raises BaseError for one that cannot be, so many
     times."""
-    for name in sorted(config.rank_pattern.keys() - linears.keys()):
-        close = difflib.get_close_matches(name, linears, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the first of them is {next(iter(linears))!r}"
-        raise BaseError(f"adapter.rank_pattern: {name!r} is none of the {len(linears)} modules to adapt; {hint}")
+    for key, pattern in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        for name in sorted(pattern.keys() - linears.keys()):
+            close = difflib.get_close_matches(name, linears, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"the first of them is {next(iter(linears))!r}"
+            raise BaseError(f"adapter.{key}: {name!r} is none of the {len(linears)} modules to adapt; {hint}")
     ranks = {name: config.rank_pattern.get(name, config.rank) for name in linears}
     if not any(ranks.values()):
         raise BaseError("adapter.rank_pattern: every rank is 0, so that nothing is left to train; raise one")
@@ -174,27 +180,30 @@ def _ranks(linears: Mapping[str, nn.Linear], config: Lora, times: int) -> dict[s
     return ranks
 
 
-def _alpha(config: LowRank, r: int) -> float:
-    """The `lora_alpha` that gives a module of rank `r` the scale of one of `config.rank`."""
+def _alpha(config: Lora, name: str, r: int) -> float:
+    """The `lora_alpha` of a module of rank `r`: its own, or the one that gives it the scale of one of `config.rank`."""
+    if (own := config.alpha_pattern.get(name)) is not None:
+        return own
     if r == config.rank:
         return config.alpha
     return config.alpha * (math.sqrt(r / config.rank) if config.use_rslora else r / config.rank)
 
 
-def _peft_config(model: Any, config: LowRank, ranks: Mapping[str, int]) -> LoraConfig:
+def _peft_config(model: Any, config: LowRank, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> LoraConfig:
     prefix = path_in_class(model)
-    others = {prefix + name: r for name, r in ranks.items() if r not in (0, config.rank)}
+    others = {name for name, r in ranks.items() if r not in (0, config.rank)}
+    scaled = others | {name for name, r in ranks.items() if r and alphas[name] != config.alpha}
     left_alone = [prefix + name for name, r in ranks.items() if not r]
     left_alone += [name for name, _ in model.named_modules() if name.startswith(f"{POOLER}.")]
     return LoraConfig(
         r=config.rank,
-        lora_alpha=_alpha(config, config.rank),
+        lora_alpha=config.alpha,
         lora_dropout=config.lora_dropout,
         target_modules=targets_of(model, linear_modules(model), config.target_modules),
         layers_to_transform=layers_of(model, config.layers),
         use_rslora=config.use_rslora,
-        rank_pattern=others,
-        alpha_pattern={name: _alpha(config, r) for name, r in others.items()},
+        rank_pattern={prefix + name: r for name, r in ranks.items() if name in others},
+        alpha_pattern={prefix + name: alpha for name, alpha in alphas.items() if name in scaled},
         exclude_modules=left_alone or None,
     )
 

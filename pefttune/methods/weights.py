@@ -73,18 +73,11 @@ def read(folder: Path, expected: Mapping[str, Tensor], sha256: str | None = None
     return {key: tensor.float() for key, tensor in state.items()}
 
 
-def check(folder: Path, sha256: str) -> None:
-    """Read the adapter's tensors as strictly as `read` does, where there is no base that they have to fit. Raises
-    AdapterError."""
-    read_whole(folder, sha256)
-
-
-def read_whole(folder: Path, sha256: str) -> dict[str, Tensor]:
-    """The adapter's tensors in float32, whatever they are, all finite. Raises AdapterError, also when the file has not
-    that digest."""
+def read_any(folder: Path, sha256: str) -> dict[str, Tensor]:
+    """The adapter's tensors in their own dtypes, whatever they are, all finite. Raises AdapterError, also when the file
+    has not that digest."""
     with _opened(folder) as file:
-        state = _finite(folder / WEIGHTS, file.tensors(sha256))
-    return {key: tensor.float() for key, tensor in state.items()}
+        return _finite(folder / WEIGHTS, file.tensors(sha256))
 
 
 def _finite(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,10 +3,13 @@
 from pefttune.pipeline.beginning import read_data
 from pefttune.pipeline.checking import check
 from pefttune.pipeline.converting import export_converted
+from pefttune.pipeline.differing import Diff, diff
 from pefttune.pipeline.evaluating import evaluate
 from pefttune.pipeline.exporting import Exported, Gate, export_merged, export_peft
+from pefttune.pipeline.importing import Import, take_in
 from pefttune.pipeline.joining import Search, Way
 from pefttune.pipeline.line import Run, run, run_together
+from pefttune.pipeline.looking import Weights, by_layer, look
 from pefttune.pipeline.merging import Merge, merge
 from pefttune.pipeline.probing import Probed, probe
 from pefttune.pipeline.trying import Bench, Failed, Tried, check_comparable
@@ -14,9 +17,11 @@ from pefttune.pipeline.verifying import Verification, verify
 
 __all__ = [
     "Bench",
+    "Diff",
     "Exported",
     "Failed",
     "Gate",
+    "Import",
     "Merge",
     "Probed",
     "Run",
@@ -24,16 +29,21 @@ __all__ = [
     "Tried",
     "Verification",
     "Way",
+    "Weights",
+    "by_layer",
     "check",
     "check_comparable",
+    "diff",
     "evaluate",
     "export_converted",
     "export_merged",
     "export_peft",
+    "look",
     "merge",
     "probe",
     "read_data",
     "run",
     "run_together",
+    "take_in",
     "verify",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -83,11 +83,17 @@ def scored(
     """An adapter of the session on these rows, `told` as who it is."""
     from pefttune import evaluation
 
-    if session.purpose(adapter).task.generation is None:
-        progress = counter(notify, "scoring", told, sum(map(len, encoded)))
-    else:
-        progress = counter(notify, "writing", told, len(encoded))
+    progress = answering(session, adapter, told, encoded, notify)
     return evaluation.score(session, adapter, rows, encoded, progress, name=told)
+
+
+def answering(
+    session: Session, adapter: str, told: str, encoded: Sequence[tasks.Encoded], notify: Notify
+) -> Callable[[int], None]:
+    """Tells how many of these examples, or where answers are written of these rows, an adapter has done."""
+    if session.purpose(adapter).task.generation is None:
+        return counter(notify, "scoring", told, sum(map(len, encoded)))
+    return counter(notify, "writing", told, len(encoded))
 
 
 def compare(task: tasks.Task, adapter: Scored, others: Sequence[Scored], recipe: Recipe, notify: Notify) -> Comparison:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ def evaluate(
     source: str | None = None,
     base_source: str | None = None,
     notify: Notify = lambda event: None,
+    may_differ: Collection[str] = (),
 ) -> Comparison:
     """Compare a stored adapter with its base: on the test rows of its recipe, or on a labelled file `source`.
 
-    `base_source` says where the base lies, if this machine has not seen it. Raises AdapterError, BaseError, DataError.
+    `base_source` says where the base lies, if this machine has not seen it. It must be the base that the adapter was
+    trained on, but for fields of its fingerprint that `may_differ`. Raises AdapterError, BaseError, DataError.
     """
     store_folder = Path(store_folder)
     manifest = store.read_manifest(store.find(store_folder, name))
@@ -45,10 +48,11 @@ def evaluate(
 
     from pefttune.inference import open_session
 
-    session = open_session(name, store_folder, base_source)
+    session = open_session(name, store_folder, base_source, may_differ=may_differ)
     add_zero_shot(session, task, recipe, notify)
     adapter, others = score(session, name, recipe, train, test, notify)
-    return compare(session[name].task, adapter, others, recipe, notify)
+    comparison = compare(session[name].task, adapter, others, recipe, notify)
+    return replace(comparison, base_mismatch=session.base_mismatch(name))
 
 
 def _known_rows(recipe: Recipe, task: tasks.Task, test: Sequence[Row], notify: Notify) -> Sequence[Row]:

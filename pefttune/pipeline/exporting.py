@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from pefttune import data, store, tasks
 from pefttune.data import Row
 from pefttune.errors import AdapterError, InputError, VerificationError
-from pefttune.pipeline.comparing import encoded_for
+from pefttune.pipeline.comparing import answering, encoded_for
 from pefttune.pipeline.duties import limited
 from pefttune.pipeline.evaluating import rows_of_the_training, tell_if_changed
 from pefttune.pipeline.parents import Parent, read_parent
-from pefttune.pipeline.telling import counter
 from pefttune.recipe import schema
 from pefttune.recipe.adapters import METHODS
 
@@ -139,11 +138,7 @@ def _answers(session: Session, name: str, adapter: Parent, rows: Sequence[Row], 
     from pefttune import evaluation
 
     encoded = encoded_for(session, name, adapter.recipe, rows, "test", notify)
-    if session.purpose(name).task.generation is None:
-        progress = counter(notify, "scoring", told, sum(map(len, encoded)))
-    else:
-        progress = counter(notify, "writing", told, len(encoded))
-    return evaluation.answer(session, name, rows, encoded, progress)
+    return evaluation.answer(session, name, rows, encoded, answering(session, name, told, encoded, notify))
 
 
 def _alone(base: Base, name: str, adapter: Parent) -> Session:

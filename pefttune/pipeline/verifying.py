@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,20 +12,29 @@ from typing import TYPE_CHECKING, Any
 from pefttune import store
 
 if TYPE_CHECKING:
+    from pefttune.bases import Mismatch
     from pefttune.evaluation import Verdict
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The verdict on a stored adapter, its folder, and the versions (there, here) of what has changed since."""
+    """The verdict on a stored adapter, its folder, the versions (there, here) of what has changed since, and how the
+    base differs from the one that it was trained on, where it may."""
 
     folder: Path
     verdict: Verdict
     versions: dict[str, tuple[str, str]]
+    base_mismatch: Mismatch
 
 
-def verify(name: str, store_folder: Path | str = "adapters", base_source: str | None = None) -> Verification:
-    """Check an adapter's files and its base, and score its probe rows again.
+def verify(
+    name: str,
+    store_folder: Path | str = "adapters",
+    base_source: str | None = None,
+    may_differ: Collection[str] = (),
+) -> Verification:
+    """Check an adapter's files and its base, but for fields of its fingerprint that `may_differ`, and score its probe
+    rows again.
 
     Raises AdapterError where a file was changed, added or lost, or the base is another one; BaseError.
     """
@@ -34,8 +44,9 @@ def verify(name: str, store_folder: Path | str = "adapters", base_source: str | 
     from pefttune import evaluation
     from pefttune.inference import open_session
 
-    session = open_session(name, store_folder, base_source)
-    return Verification(folder, evaluation.replay(session, name, manifest), _changed(manifest))
+    session = open_session(name, store_folder, base_source, may_differ=may_differ)
+    verdict = evaluation.replay(session, name, manifest)
+    return Verification(folder, verdict, _changed(manifest), session.base_mismatch(name))
 
 
 def _changed(manifest: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -58,7 +58,7 @@ def _files_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
             yield f"the digest of its base's {field.replace('_', ' ')} is no digest: {digest!r}"
     try:
         check_config(folder, manifest)
-        methods.weights.check(folder, manifest["files"][methods.weights.WEIGHTS])
+        methods.weights.read_any(folder, manifest["files"][methods.weights.WEIGHTS])
     except AdapterError as error:
         yield str(error)
 

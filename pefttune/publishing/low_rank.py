@@ -34,13 +34,13 @@ class Update:
 def read_updates(folder: Path, stored: Stored) -> dict[str, Update]:
     """The update of each adapted layer, by its path in the base, float32. Raises AdapterError for weights that are
     damaged, or no pairs of A and B."""
-    tensors = weights.read_whole(folder, stored.manifest["files"][weights.WEIGHTS])
+    tensors = weights.read_any(folder, stored.manifest["files"][weights.WEIGHTS])
     updates: dict[str, Update] = {}
     for layer in stored.ranks:
         a_rI, b_Or = (tensors.pop(f"{layer}.lora_{half}.weight", None) for half in "AB")
         if a_rI is None or b_Or is None or a_rI.dim() != 2 or b_Or.dim() != 2 or len(a_rI) != b_Or.shape[1]:
             raise AdapterError(f"{folder / weights.WEIGHTS}: {layer} has no A and B that can be multiplied")
-        updates[layer.removeprefix(FILE_PREFIX)] = Update(a_rI, b_Or, stored.scale(layer))
+        updates[layer.removeprefix(FILE_PREFIX)] = Update(a_rI.float(), b_Or.float(), stored.scale(layer))
     if tensors or not updates:
         told = f"{shown(next(iter(tensors)))} is no half of an update" if tensors else "it has no update"
         raise AdapterError(f"{folder / weights.WEIGHTS}: {told}")

@@ -142,8 +142,14 @@ class Lora(LowRank):
     rank_pattern: dict[str, Annotated[Whole, Field(ge=0, le=LARGEST_RANK)]] = Field(
         default_factory=dict,
         description="Ranks of single modules that are not to have `r`: full path of the module → rank, 0 to leave it "
-        "as it is. All modules are scaled alike, by lora_alpha / r.",
+        "as it is. All modules are scaled alike, by lora_alpha / r, but for those of `alpha_pattern`.",
         examples=[{"model.layers.0.mlp.down_proj": 32}],
+    )
+    alpha_pattern: dict[str, Annotated[NonNegative, Field(le=65536)]] = Field(
+        default_factory=dict,
+        description="`lora_alpha` of single modules that are not to be scaled as the others: full path of the module → "
+        "its own, which is divided by its own rank.",
+        examples=[{"model.layers.0.mlp.down_proj": 64}],
     )
     budget: Annotated[Annotated[Whole, Field(gt=0)] | None, BeforeValidator(_parameters)] = Field(
         None,
@@ -213,7 +219,7 @@ class Lora(LowRank):
 
     @model_validator(mode="after")
     def _scale_of_a_decomposition(self) -> Self:
-        if self.lora_alpha == 0 and self.init_lora_weights in DIVIDED:
+        if 0 in (self.lora_alpha, *self.alpha_pattern.values()) and self.init_lora_weights in DIVIDED:
             raise ValueError(
                 f"`init_lora_weights: {self.init_lora_weights}` divides by the scale, which `lora_alpha: 0` makes 0; "
                 "take another lora_alpha, or leave it out"
@@ -225,10 +231,12 @@ class Lora(LowRank):
         at first is saved, too."""
         if self.init_lora_weights not in TAKEN_BACK:
             return self.model_copy(update={"init_lora_weights": "default"})
+        times = math.sqrt(2) if self.use_rslora else 2
         whole = {
             "r": 2 * self.rank,
             "rank_pattern": {name: 2 * r for name, r in self.rank_pattern.items()},
-            "lora_alpha": self.alpha * (math.sqrt(2) if self.use_rslora else 2),
+            "lora_alpha": self.alpha * times,
+            "alpha_pattern": {name: alpha * times for name, alpha in self.alpha_pattern.items()},
             "init_lora_weights": "default",
         }
         return self.model_copy(update=whole)

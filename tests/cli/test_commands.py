@@ -78,7 +78,10 @@ def test_what_stdout_cannot_show_is_escaped(process: Any, run_to_end: Any, shop:
     ("arguments", "keys"),
     [
         (["list"], {"adapters", "damaged"}),
-        (["show", "tiny"], {"folder", "stored_versions", "versions", "name", "recipe", "base", "comparison", "files"}),
+        (
+            ["show", "tiny"],
+            {"folder", "stored_versions", "versions", "name", "recipe", "base", "comparison", "files", "weights"},
+        ),
         (["recipes"], {"recipes"}),
         (["explain"], {"keys"}),
         (["explain", "training.learning_rate"], {"key", "meaning", "default", "origin"}),
@@ -179,6 +182,14 @@ def test_show(command: Any, shop: Any) -> None:
     assert "tiny" in card.splitlines()[0] + card.splitlines()[1]
     assert "base_model:" not in card  # the Hub's metadata
     assert f"folder: {shop.store}/tiny/1" in card.replace("\n", "")
+    weights = document["weights"]
+    assert f"{weights['tensors']} tensors, {weights['parameters']:,} parameters in float32" in card
+    own = {name: one for name, one in weights["modules"].items() if name.startswith("model.layers.0.")}
+    greatest = max(own, key=lambda name: own[name]["spectral"])
+    [line] = [line for line in card.splitlines() if "model.layers.0 " in line]
+    told = [cell.strip() for cell in line.strip("│").split("│")]
+    norms = [f"{own[name]['spectral']:.4g}" for name in (min(own, key=lambda n: own[n]["spectral"]), greatest)]
+    assert told == ["model.layers.0", "7", "4", "2", *norms, greatest.removeprefix("model.layers.0.")]
 
 
 def test_evaluate(command: Any, shop: Any, known_bases: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,7 @@ def test_without_output_rows_are_lines_of_json(command: Any, shop: Any, known_ba
     assert [row["text"] for row in rows] == [row["text"] for row in ROWS]
     assert command("predict", "tiny", "--input", given, "--store", shop.store, "--json").document == {
         "name": "tiny",
+        "base_mismatch": {},
         "predictions": rows,
     }
 

@@ -38,6 +38,7 @@ def test_it_is_what_was_trained(command: Any, folder: Path) -> None:
         "largest": 0.0,
         "dtype": "float32",
         "versions": {},
+        "base_mismatch": {},
     }
     assert command("verify", "tiny").out == (
         "tiny: equal. It scores its 16 probe rows to the bit as when it was trained.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,25 @@ def test_the_least_recently_used_leaves_and_comes_back_the_same(session: Session
     assert [p.probabilities for p in small.predict(TEXTS, "b")] == before  # the same weights, read again
     assert small.resident == ("c", "b")
     assert [p.probabilities for p in small.predict(TEXTS, "a")] == before
+
+
+def test_one_of_another_base_that_was_let_in_comes_back_as_well(session: Session, folders: list[Path]) -> None:
+    manifest = json.loads((folders[0] / store.MANIFEST).read_text())
+    manifest["base"]["fingerprint"]["chat_template"] = "other"
+    store.write_manifest(folders[0], {key: each for key, each in manifest.items() if key not in ("format", "files")})
+    with pytest.raises(AdapterError, match=r"They differ in: chat template \("):
+        session.load(folders[0], "a")
+    size = session.load(folders[1], "probe").nbytes
+    session.remove("probe")
+    small = Session(session.base, max_adapter_mib=1.5 * size / 2**20, may_differ=["chat_template"])
+    before = [p.probabilities for p in (small.load(folders[0], "a"), *small.predict(TEXTS, "a"))[1:]]
+    small.load(folders[1], "b")
+    assert small.resident == ("b",)
+    assert [p.probabilities for p in small.predict(TEXTS, "a")] == before
+    assert list(small.base_mismatch("a")) == ["chat_template"]
+    assert small.base_mismatch("b") == {}
+    small.remove("a")
+    assert small.base_mismatch("a") == {}
 
 
 def test_a_pass_of_more_adapters_than_there_is_room_for_is_still_right(session: Session, folders: list[Path]) -> None:

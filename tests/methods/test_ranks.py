@@ -52,6 +52,30 @@ def test_plain_peft_computes_the_same(model_of: Any, tmp_path: Any, alpha: dict[
     torch.testing.assert_close(logits(theirs), ours, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+@pytest.mark.parametrize("root", [False, True])
+@pytest.mark.parametrize("init", ["default", "pissa"])
+def test_alphas_of_modules_are_those_of_plain_peft(model_of: Any, tmp_path: Any, root: bool, init: str) -> None:
+    up, query = "model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"
+    model, alphas = model_of("Llama"), {up: 5.0, query: 0.5}
+    config = lora(rank_pattern=PATTERN, alpha_pattern=alphas, use_rslora=root, init_lora_weights=init)
+    adapter = moved(methods.attach(model, config))
+    methods.activate(model, adapter)
+    ours = logits(model)
+    state = methods.weights.copied(adapter.state())
+    methods.weights.write(tmp_path, adapter.config(), state, "tiny", None)
+    theirs = peft.PeftModel.from_pretrained(model_of("Llama"), tmp_path)
+    layers = {name: one for name, one in theirs.named_modules() if isinstance(one, peft.tuners.lora.LoraLayer)}
+    scales = {name.removeprefix("base_model.model."): one.scaling["default"] for name, one in layers.items()}
+    assert scales[up] == pytest.approx(5 / (9**0.5 if root else 9))
+    assert scales[query] == pytest.approx(0.5 / (2 if root else 4))
+    assert scales["model.layers.1.self_attn.k_proj"] == pytest.approx(8 / (2 if root else 4))
+    updates = methods.parts_of(state, config.stored(), tmp_path).updates
+    told = {name.removeprefix("base_model.model."): scale for name, (_, _, scale) in updates.items()}
+    assert told == pytest.approx(scales)
+    torch.testing.assert_close(logits(theirs), ours, rtol=1e-5, atol=1e-5)  # as above
+
+
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 def test_ranks_of_modules_and_the_way_back(base_of: Any, quantization: str) -> None:
     model = base_of(quantization=quantization).model
@@ -84,6 +108,10 @@ def test_ranks_of_modules_and_the_way_back(base_of: Any, quantization: str) -> N
         (
             {"rank_pattern": {"model.layers.1.mlp.up_prj": 2}},
             r"'model\.layers\.1\.mlp\.up_prj' is none of the 14 .*; did you mean 'model\.layers\.1\.mlp\.up_proj'\?",
+        ),
+        (
+            {"alpha_pattern": {"model.layers.1.mlp.up_prj": 2}},
+            r"adapter\.alpha_pattern: 'model\.layers\.1\.mlp\.up_prj' is none of the 14 modules",
         ),
         (
             {"rank_pattern": {".*": 2}},

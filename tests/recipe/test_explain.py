@@ -53,6 +53,7 @@ LEAVES = {
     "adapter.method",
     "adapter.r",
     "adapter.rank_pattern",
+    "adapter.alpha_pattern",
     "adapter.budget",
     "adapter.init_lora_weights",
     "adapter.rho",

@@ -89,6 +89,7 @@ def test_resolved_recipe_is_complete_and_comes_back_from_json_and_yaml(load: Any
         "layers": None,
         "use_rslora": False,
         "rank_pattern": {},
+        "alpha_pattern": {},
         "budget": None,
         "init_lora_weights": "default",
         "rho": None,
