@@ -56,7 +56,7 @@ class LoraAdapter(Adapter):
         self._model = model
         self._lr_ratio = config.loraplus_lr_ratio
         linears, stored = lora_targets(model, config), config.stored()
-        times = stored.rank // config.rank
+        times = config.times
         ranks = _ranks(linears, config, times)
         self._config = _peft_config(model, stored, {name: times * r for name, r in ranks.items()})
         acting, initial = _acting.setdefault(model, []), INITIAL.get(config.init_lora_weights, default)

@@ -127,6 +127,11 @@ class LowRank(Method):
         """`lora_alpha`, or its default."""
         return 2 * self.rank if self.lora_alpha is None else self.lora_alpha
 
+    @property
+    def times(self) -> int:
+        """How many times its ranks those are of what is saved."""
+        return 1
+
 
 class OfWeights(Method):
     """Another method that changes weights."""
@@ -220,15 +225,19 @@ class Lora(LowRank):
             )
         return self
 
+    @property
+    def times(self) -> int:
+        """Twice where what was frozen at first is saved, too."""
+        return 2 if self.init_lora_weights in TAKEN_BACK else 1
+
     def stored(self) -> Self:
-        """One that begins anyhow, for it is given weights; of twice the ranks and the same scale where what was frozen
-        at first is saved, too."""
-        if self.init_lora_weights not in TAKEN_BACK:
+        """One that begins anyhow, for it is given weights; of `times` the ranks and the same scale."""
+        if self.times == 1:
             return self.model_copy(update={"init_lora_weights": "default"})
         whole = {
-            "r": 2 * self.rank,
-            "rank_pattern": {name: 2 * r for name, r in self.rank_pattern.items()},
-            "lora_alpha": self.alpha * (math.sqrt(2) if self.use_rslora else 2),
+            "r": self.times * self.rank,
+            "rank_pattern": {name: self.times * r for name, r in self.rank_pattern.items()},
+            "lora_alpha": self.alpha * (math.sqrt(self.times) if self.use_rslora else self.times),
             "init_lora_weights": "default",
         }
         return self.model_copy(update=whole)

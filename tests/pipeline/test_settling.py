@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pefttune import pipeline
+from pefttune import bases, pipeline
 from pefttune.errors import RecipeError
 from pefttune.inference import Session
+from pefttune.pipeline import beginning, fitting
 from pefttune.recipe import load_recipe
 
 QUICK = {"training.max_steps": 2, "evaluation.bootstrap_samples": 100}
@@ -124,6 +125,30 @@ def test_a_budget_leaves_where_the_adapter_begins(recipe_of: Any) -> None:
             r"47 parameters are too few: one rank of the smallest layer, model\.layers\.0\..*k_proj, takes 48",
         ),
         (
+@pytest.mark.parametrize("init", ["pissa", "olora", "corda"])
+def test_no_rank_is_chosen_for_which_a_frozen_half_leaves_no_room(
+    recipe_of: Any, new_model: Any, tmp_path: Path, init: str
+) -> None:
+    """Keys and values have 16 outputs in the tiny model, and 8 in one of fewer heads."""
+    spent = {"method": "lora", "budget": 12 * PER_RANK, "init_lora_weights": init}
+    section, ranks = settled(recipe_of({"adapter": spent}))
+    assert (section.r, section.budget) == (12, None)
+    assert max(ranks.values()) == 16
+    assert {rank for name, rank in ranks.items() if "k_proj" in name or "v_proj" in name} == {8}
+    source = str(new_model(tmp_path / "narrow", num_key_value_heads=1))
+    section, ranks = settled(recipe_of({"base.source": source, "adapter": {**spent, "budget": None}}))
+    assert section.r == 4
+    assert set(ranks.values()) == {4}
+
+
+def settled(recipe: Any) -> tuple[Any, dict[str, int]]:
+    """The `adapter` section of a recipe when its adapter is attached, and the rank of each layer."""
+    session = Session(bases.load(recipe.base))
+    line = fitting.attach(session, beginning.begin(recipe, lambda event: None, named=False))
+    state = session[line.name].parameters
+    return line.recipe.adapter, {key: len(weight) for key, weight in state.items() if "lora_A" in key}
+
+
             {"budget": "2M"},
             r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 29,696",
         ),
@@ -135,6 +160,14 @@ def test_a_budget_leaves_where_the_adapter_begins(recipe_of: Any) -> None:
 )
 def test_ranks_that_cannot_be_spent_are_refused(recipe_of: Any, spent: dict[str, Any], told: str) -> None:
     recipe = recipe_of({**QUICK, "adapter": {"method": "lora", **spent}})
+        (
+            {"budget": "2M", "init_lora_weights": "corda"},
+            r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 14,848",
+        ),
+        (
+            {"r": 9, "init_lora_weights": "corda"},
+            r"adapter\.r: 9 ranks for each of the 14 layers to adapt are more than these have; take 8 or less",
+        ),
     with pytest.raises(RecipeError, match=told):
         run(recipe)
     assert not list(Path(recipe.output.store).rglob("*"))
