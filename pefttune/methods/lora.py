@@ -46,12 +46,12 @@ class LoraAdapter(Adapter):
 
     Initial values that change what the model computes are taken back by a frozen half (`LoraLinear.add`), where PEFT
     changes the base; what is saved is a LoRA of twice the rank, the one that PEFT converts such an adapter to. Those
-    that ask for more than the layers are given by `begin`.
+    that ask for more than the layers are given by `begin`. One that is `lent` never acts itself: others read it.
     """
 
     mixes = True
 
-    def __init__(self, model: Any, config: Lora) -> None:
+    def __init__(self, model: Any, config: Lora, *, lent: bool = False) -> None:
         self._slot = f"slot{next(_slots)}"
         self._model = model
         self._lr_ratio = config.loraplus_lr_ratio
@@ -67,7 +67,7 @@ class LoraAdapter(Adapter):
                 scale = alpha / (math.sqrt(whole) if config.use_rslora else whole)
                 a_rI, b_Or = initial(linears[name], r, scale, model.dtype)
                 self._layers[name] = layer = _wrapped(model, name, linears[name], acting)
-                layer.add(self._slot, a_rI, b_Or, scale, config.lora_dropout, taken_back=times > 1)
+                layer.add(self._slot, a_rI, b_Or, scale, config.lora_dropout, taken_back=times > 1, lent=lent)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
