@@ -103,11 +103,13 @@ class LoraAdapter(Adapter):
         return min(layer_of(name) for name in self._layers)
 
     @no_grad()
-    def begin(self, beginning: Beginning) -> None:
-        """Let A and B of each layer begin with these values. Raises what `beginning` does."""
-        for name, layer in self._layers.items():
+    def begin(self, beginning: Beginning, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Let A and B of each layer begin with these values; `progress` is told how many layers are done. Raises what
+        `beginning` does."""
+        for done, (name, layer) in enumerate(self._layers.items(), start=1):
             r, scale = len(layer.lora_A[self._slot]), layer.update(self._slot)[2]
             layer.begin(self._slot, *beginning(name, layer.base_layer, r, scale))
+            progress(done)
 
     def train(self, mode: bool) -> None:
         """Let its parameters learn and its dropout drop, or neither."""

@@ -108,7 +108,7 @@ def _check_ranks(section: LowRank, linears: Linears) -> None:
     most = sum(full.values()) // len(full) if shared else min(full.values())
     if section.budget is not None:
         _check_budget(section.budget, sizes, full)
-    elif section.r is not None and not section.rank_pattern and section.r > mean:
+    elif section.r is not None and not section.rank_pattern and section.r > most:
         raise RecipeError(
             f"adapter.r: {section.r} ranks for each of the {len(full)} layers to adapt are more than these have; take "
             f"{most} or less, or name other adapter.target_modules"
@@ -150,7 +150,10 @@ def _measured(
     sketches = inference.input_sketches(session, linears, {**most, **section.rank_pattern}, read, progress)
     if section.init_lora_weights != "eva" and section.budget is None:
         return section, sketches
-    spectra = {name: sketch.spectrum().explained_k for name, sketch in sketches.items()}
+    decomposed, spectra = counter(line.notify, "decomposed", "inputs", len(sketches)), {}
+    for done, (name, sketch) in enumerate(sketches.items(), start=1):
+        spectra[name] = sketch.spectrum().explained_k
+        decomposed(done)
     ranks = section.rank_pattern or methods.spend(spectra, costs, budget)
     settled: dict[str, Any] = {
         "rank_pattern": {name: rank for name, rank in ranks.items() if rank != section.rank},

@@ -144,6 +144,7 @@ def test_a_sketch_of_narrow_inputs_is_exact() -> None:
     sketch = methods.Sketch(12, 5, torch.device("cpu"))
     for part in x.split(33):
         sketch.add(part)
+        assert sketch.spectrum() is sketch.spectrum()  # decomposed once, until there are more inputs
     spectrum, (v, parts) = sketch.spectrum(), covariance(x)
     assert spectrum.explained_k == pytest.approx(parts[:5].tolist(), rel=1e-9)
     # Both are unit vectors up to their sign; float32 keeps 7 digits.

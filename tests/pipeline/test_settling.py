@@ -78,7 +78,11 @@ def test_eva_begins_along_what_enters_and_is_attached_again_without_data(
         return fit(session, lines)
 
     monkeypatch.setattr("pefttune.pipeline.line.fit", watching)
-    done, _ = run(recipe_of({**QUICK, "adapter": {"method": "lora", "r": 4, "init_lora_weights": "eva"}}))
+    done, events = run(recipe_of({**QUICK, "adapter": {"method": "lora", "r": 4, "init_lora_weights": "eva"}}))
+    assert decomposed(events) == [
+        *[("inputs", n, 14) for n in range(1, 15)],
+        *[("weights", n, 14) for n in range(1, 15)],
+    ]
     for key, weight in began[0].items():
         if "lora_A" in key:  # orthonormal rows
             torch.testing.assert_close(weight @ weight.t(), torch.eye(len(weight)), rtol=0, atol=1e-5)
@@ -101,6 +105,10 @@ def test_eva_begins_along_what_enters_and_is_attached_again_without_data(
     }
 
 
+def decomposed(events: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    return [(event["what"], event["done"], event["of"]) for event in events if event["event"] == "decomposed"]
+
+
 def test_eva_with_rho_1_or_with_stated_ranks_leaves_them(recipe_of: Any) -> None:
     alike, _ = run(recipe_of({**QUICK, "adapter": {"method": "lora", "r": 4, "init_lora_weights": "eva", "rho": 1}}))
     assert set(ranks_of(alike.folder).values()) == {4}
@@ -117,14 +125,6 @@ def test_a_budget_leaves_where_the_adapter_begins(recipe_of: Any) -> None:
     assert set(ranks_of(done.folder).values()) == {2 * 5}
 
 
-@pytest.mark.parametrize(
-    ("spent", "told"),
-    [
-        (
-            {"budget": 47},
-            r"47 parameters are too few: one rank of the smallest layer, model\.layers\.0\..*k_proj, takes 48",
-        ),
-        (
 @pytest.mark.parametrize("init", ["pissa", "olora", "corda"])
 def test_no_rank_is_chosen_for_which_a_frozen_half_leaves_no_room(
     recipe_of: Any, new_model: Any, tmp_path: Path, init: str
@@ -149,8 +149,24 @@ def settled(recipe: Any) -> tuple[Any, dict[str, int]]:
     return line.recipe.adapter, {key: len(weight) for key, weight in state.items() if "lora_A" in key}
 
 
+@pytest.mark.parametrize(
+    ("spent", "told"),
+    [
+        (
+            {"budget": 47},
+            r"47 parameters are too few: one rank of the smallest layer, model\.layers\.0\..*k_proj, takes 48",
+        ),
+        (
             {"budget": "2M"},
             r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 29,696",
+        ),
+        (
+            {"budget": "2M", "init_lora_weights": "corda"},
+            r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 14,848",
+        ),
+        (
+            {"r": 9, "init_lora_weights": "corda"},
+            r"adapter\.r: 9 ranks for each of the 14 layers to adapt are more than these have; take 8 or less",
         ),
         (
             {"r": 28, "init_lora_weights": "eva"},
@@ -160,14 +176,6 @@ def settled(recipe: Any) -> tuple[Any, dict[str, int]]:
 )
 def test_ranks_that_cannot_be_spent_are_refused(recipe_of: Any, spent: dict[str, Any], told: str) -> None:
     recipe = recipe_of({**QUICK, "adapter": {"method": "lora", **spent}})
-        (
-            {"budget": "2M", "init_lora_weights": "corda"},
-            r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 14,848",
-        ),
-        (
-            {"r": 9, "init_lora_weights": "corda"},
-            r"adapter\.r: 9 ranks for each of the 14 layers to adapt are more than these have; take 8 or less",
-        ),
     with pytest.raises(RecipeError, match=told):
         run(recipe)
     assert not list(Path(recipe.output.store).rglob("*"))
