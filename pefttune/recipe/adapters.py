@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_a
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from pefttune.recipe.extensions import sections_of_others
-from pefttune.recipe.types import Fraction, Indices, NonNegative, Number, Positive, Section, Switch, Texts, Whole
+from pefttune.recipe.types import Fraction, Indices, NonNegative, Number, Section, Switch, Texts, Whole
 
 LARGEST_RANK = 1024
 LEAST_RANK_BY_RULE = 8
@@ -381,7 +381,7 @@ class Bottleneck(Method):
         16, gt=0, description="The width of the base's hidden states over that of the bottleneck."
     )
     non_linearity: Literal["relu", "gelu", "silu", "tanh"] = Field("silu", description="Between the two layers.")
-    scaling: Positive | None = Field(
+    scaling: Annotated[Number, Field(gt=0, le=65536)] | None = Field(
         None,
         description="What their output is multiplied by. By default 1, and 4 for `parallel` (arXiv:2110.04366).",
         examples=[4.0],
