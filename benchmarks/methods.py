@@ -27,9 +27,9 @@ from pefttune import store
 Cell = dict[str, Any]
 
 
-def asked(task: str, method: str, seed: int, rows: int | None) -> Cell:
+def asked(task: str, method: str, seed: int, rows: int | None, epochs: float | None = None) -> Cell:
     """What a cell is known by."""
-    return {"task": task, "method": method, "seed": seed, "overrides": overrides_of(task, method, rows)}
+    return {"task": task, "method": method, "seed": seed, "overrides": overrides_of(task, method, rows, epochs)}
 
 
 def run(cell: Cell, data: Path | None, threads: int) -> Cell:
@@ -139,6 +139,7 @@ def main(
     tasks: Annotated[list[str] | None, typer.Option("--task", help=f"By default {' and '.join(TASKS)}.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method and task, with seeds 0, 1, ….")] = 3,
     rows: Annotated[int | None, typer.Option(min=16, help="Training rows; test rows at most as many.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0.1, help="Epochs; by default those of the recipes.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each run.")] = 1,
     data: Data = None,
 ) -> None:
@@ -150,7 +151,7 @@ def main(
             TASKS[task].data(data)  # missing data is told now, not after an hour
         # Seeds come outermost, so that a run that is cut has compared all methods.
         cells = [
-            asked(task, method, seed, rows)
+            asked(task, method, seed, rows, epochs)
             for seed in range(seeds)
             for task in works
             for method in kinds

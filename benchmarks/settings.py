@@ -1,7 +1,6 @@
 """What `benchmarks.methods` trains: two tasks, small enough that hours give every method, and a setting of each method.
 
-Rates were judged beforehand, each method's usual one, not searched; but for those of LoRA and the bottleneck on the
-tweets, both tried from 1e-3 to 4e-3 on other tweets than the test's. Sizes are such that most low-rank methods and the
+Rates were judged beforehand, each method's usual one, not searched. Sizes are such that most low-rank methods and the
 bottleneck have about as many parameters as LoRA of rank 8 on every linear layer.
 """
 
@@ -78,7 +77,7 @@ TASKS = {
 }
 
 SETTINGS = {
-    "lora": Setting(1e-3, {"r": 8}, on={"tweets": {"training.learning_rate": 2e-3}}),
+    "lora": Setting(1e-3, {"r": 8}),
     "dora": Setting(1e-3, {"r": 8}),
     "adalora": Setting(1e-3, {"init_r": 12, "target_r": 8}),
     "ia3": Setting(1e-2),
@@ -97,20 +96,17 @@ SETTINGS = {
             "tweets": {"adapter.tokens": ["[CLS]", "[SEP]"]},
         },
     ),
-    "bottleneck": Setting(
-        1e-3,
-        {"reduction_factor": 8},
-        on={"tweets": {"adapter.reduction_factor": 5, "training.learning_rate": 2e-3}},
-    ),
+    "bottleneck": Setting(1e-3, {"reduction_factor": 8}, on={"tweets": {"adapter.reduction_factor": 5}}),
     "head": Setting(1e-2, on={"film": {"task.approach": "head"}}),
 }
 
 
-def overrides_of(task: str, method: str, rows: int | None) -> Overrides:
+def overrides_of(task: str, method: str, rows: int | None, epochs: float | None = None) -> Overrides:
     """What makes the task's recipe one of this method, for so many training rows (None: the usual) and at most as many
-    test rows."""
+    test rows; so many epochs, or those of the recipe."""
     chosen, setting = TASKS[task], SETTINGS[method]
     rows = rows or chosen.rows
-    limits = {"data.max_train_samples": rows, "data.max_test_samples": min(rows, chosen.test_rows)}
+    limits: Overrides = {"data.max_train_samples": rows, "data.max_test_samples": min(rows, chosen.test_rows)}
+    limits |= {"training.num_train_epochs": epochs} if epochs else {}
     own = {"adapter": {"method": method, **setting.keys}, "training.learning_rate": setting.learning_rate}
     return {**SAME, **limits, **chosen.overrides, **own, **setting.on.get(task, {})}

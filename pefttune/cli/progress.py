@@ -112,7 +112,8 @@ class Display:
 
     def _show_sweep(self, event: dict[str, Any]) -> None:
         what = "all steps" if event["share"] == "1" else f"{event['share']} of the steps"
-        told = f"{event['trials']} trials for {what}  {event['examples_a_second']:.1f} examples/s"
+        rate = event["examples_a_second"]  # Ray's workers tell no steps
+        told = f"{event['trials']} trials for {what}" + (f"  {rate:.1f} examples/s" if rate else "")
         self._bar("sweep, %", round(100 * event["done"] / event["of"], 1), 100, told)
 
     def _show_trial(self, event: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ CARD = "README.md"
 FIGURE = "figure.png"
 MOST_BYTES = {CARD: 1 << 20, CONFIG: 1 << 20, WEIGHTS: 16 << 30, FIGURE: 16 << 20, MANIFEST: 16 << 20}
 """The weights' bound is that of rank 256 on all layers of a base of 70 billion parameters, in float32."""
+PLAIN_NAME = r"[\w-]+"
+"""Has nothing that a pattern could do; PEFT writes so that a head is all there is."""
 RESULTS = ".eval_results/"
 """The Hub's folder of results for leaderboards; others may put theirs there, too. No part of an adapter."""
 
@@ -33,7 +36,7 @@ def check_config(folder: Path, manifest: dict[str, Any]) -> None:
         raise AdapterError(f"{path} names another base than {MANIFEST}")
     if manifest["recipe"]["base"]["source"] != base["source"] or base["hub_id"] not in (None, _hub_id(base["source"])):
         raise AdapterError(f"{folder / MANIFEST} names one base, and has another loaded")
-    if isinstance(config.get("target_modules"), str):
+    if isinstance(targets := config.get("target_modules"), str) and not re.fullmatch(PLAIN_NAME, targets):
         raise AdapterError(
             f"{path} names the layers by a pattern, and PEFT would run it: target_modules has to be a list"
         )

@@ -34,12 +34,13 @@ def on_ray(address: str) -> Iterator[Train]:
     except ImportError:
         raise InputError("--ray: Ray is not installed; pip install 'pefttune[ray]'") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
-    if address == HERE:
-        ray.init(include_dashboard=False, **quiet)
-    else:
+    where: dict[str, Any] = {"include_dashboard": False} if address == HERE else {"address": address}
+    if address != HERE:
         _check_answers(address)
-        ray.init(address=address, **quiet)
+    try:
+        ray.init(**where, logging_level="ERROR", log_to_driver=False)
+    except (OSError, RuntimeError, ValueError) as error:  # another version there, no room for its sockets, …
+        raise InputError(f"--ray {address}: Ray does not begin: {error}") from error
     trained = ray.remote(**_for_one(ray.nodes()))(_trained)
 
     def train(recipes: Sequence[Recipe], notify: Notify) -> Iterator[Mapping[str, Tried | Failed]]:

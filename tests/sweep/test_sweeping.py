@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+import pefttune
 from pefttune import bases, pipeline
-from pefttune.errors import TrainingError
+from pefttune.errors import InputError, TrainingError
 from pefttune.inference import Session
 from pefttune.pipeline import Bench, Failed, Tried
 from pefttune.recipe import load_recipe, read_choices, variants
@@ -77,6 +78,31 @@ def test_the_same_sweep_elsewhere_gives_the_same(swept: Callable[..., Sweep]) ->
     one, other = swept(folder="one"), swept(folder="other")
     assert one.folder != other.folder
     assert told(one) == told(other)
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.timeout(300)
+def test_trials_on_ray_come_to_the_same(swept: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    from pefttune.sweep.on_ray import HERE, on_ray
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(pefttune.__file__).parents[1]))  # a worker is not told where pytest is
+    words = ["adapter.r=2,4", "training.learning_rate=2e-2"]
+    with on_ray(HERE) as train:
+        there = swept(words, folder="there", train=train, apart=True)
+    assert told(there) == told(swept(words, apart=True))
+
+
+def test_a_ray_that_cannot_begin_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from pefttune.sweep.on_ray import HERE, on_ray
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Version mismatch: the cluster was started with another Ray")
+
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(InputError, match="--ray local: Ray does not begin: Version mismatch"), on_ray(HERE):
+        pass
 
 
 def test_no_test_row_is_there_to_be_looked_at(swept: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,16 +264,26 @@ def base(hub: Hub, tiny: Path) -> str:
 
 
 @pytest.fixture
-def folder(hub: Hub, base: str, shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def from_the_hub(hub: Hub, base: str) -> Any:
+    """Makes a stored adapter of the tiny model one whose base has come from the stand-in: `from_the_hub(folder)`."""
+
+    def make(folder: Path) -> Path:
+        revision = hub.repos[base].refs["main"]
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config |= {"base_model_name_or_path": base, "revision": revision}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        rewrite(folder, lambda manifest: place_base(manifest, base, revision))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def folder(from_the_hub: Any, shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The trained adapter in a store of its own here, as if its base had come from the stand-in."""
     monkeypatch.chdir(tmp_path)
-    copied: Path = shutil.copytree(shop.store / "tiny" / "1", tmp_path / "adapters" / "tiny" / "1")
-    revision = hub.repos[base].refs["main"]
-    config = json.loads((copied / "adapter_config.json").read_text())
-    config |= {"base_model_name_or_path": base, "revision": revision}
-    (copied / "adapter_config.json").write_text(json.dumps(config))
-    rewrite(copied, lambda manifest: place_base(manifest, base, revision))
-    return copied
+    made: Path = from_the_hub(shutil.copytree(shop.store / "tiny" / "1", tmp_path / "adapters" / "tiny" / "1"))
+    return made
 
 
 def place_base(manifest: dict[str, Any], base: str, revision: str) -> None:

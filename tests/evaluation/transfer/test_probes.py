@@ -124,6 +124,17 @@ def test_shuffled_labels_do_not_transfer_and_real_ones_do() -> None:
     assert sum(shuffled) <= 1  # one of 220 is expected; 2 or more of 20 have a chance of 0.4 %
 
 
+def test_a_rare_class_is_not_found_where_there_is_nothing() -> None:
+    """Never to say it would make all shuffles alike, and a single row that is found a wonder."""
+    rng = np.random.default_rng(0)
+    classes = rng.permutation(np.arange(200) % 8 == 0).astype(int)
+    nothing = rng.normal(size=(200, 8))
+    found = [control(texts(rng.permutation(classes)), nothing, seed) for seed in range(20)]
+    assert sum(one.transfers for one in found) <= 1
+    assert min(one.deviation for one in found) > 0.02
+    assert control(texts(classes), nothing + 2 * classes[:, None], 0).transfers
+
+
 def test_the_view_that_tells_most_is_first() -> None:
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 2, 120)
