@@ -99,6 +99,9 @@ class Display:
     def _show_activations(self, event: dict[str, Any]) -> None:
         self._bar("what enters the layers, training rows", event["done"], event["of"], "")
 
+    def _show_decomposed(self, event: dict[str, Any]) -> None:
+        self._bar(f"decomposing {event['what']}, layers", event["done"], event["of"], "")
+
     def _show_step(self, event: dict[str, Any]) -> None:
         rate = event["examples"] / event["seconds"]
         self._bar("training", event["step"], event["of"], f"loss {event['loss']:.3f}  {rate:.1f} examples/s")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 512
 SEVERAL = "predict() and parallel() take several rows: give a list, [row], also for one"
+OF_COLUMNS = (
+    "predict() and parallel() take rows, and a {kind} gives its columns instead: give a list of its rows, which is "
+    '`.to_dict("records")` in pandas, `.to_dicts()` in Polars and `.to_pylist()` in PyArrow'
+)
 
 
 def predict(session: Session, rows: Iterable[AnyRow], adapter: str | Sequence[str]) -> Iterator[tasks.Prediction]:
@@ -45,7 +49,10 @@ def parallel(
 
 
 def _check_several(rows: object) -> None:
-    """A text is no list of its letters, nor a row one of its columns' names. Raises DataError."""
+    """A text is no list of its letters, nor a row one of its columns' names, nor a table one of its columns. Raises
+    DataError."""
+    if hasattr(rows, "columns"):  # as the tables of pandas, Polars and PyArrow have, and no list of rows
+        raise DataError(OF_COLUMNS.format(kind=type(rows).__name__))
     if isinstance(rows, str | bytes | Row | Mapping) or not isinstance(rows, Iterable):
         raise DataError(SEVERAL)
 

@@ -112,7 +112,7 @@ def _attached(model: Any, config: Fusion) -> list[LoraAdapter]:
     members: list[LoraAdapter] = []
     try:
         for section in config.members:
-            members.append(LoraAdapter(model, section))
+            members.append(LoraAdapter(model, section.stored(), lent=True))
     except BaseException:
         for member in members:
             member.detach()

@@ -46,17 +46,17 @@ class LoraAdapter(Adapter):
 
     Initial values that change what the model computes are taken back by a frozen half (`LoraLinear.add`), where PEFT
     changes the base; what is saved is a LoRA of twice the rank, the one that PEFT converts such an adapter to. Those
-    that ask for more than the layers are given by `begin`.
+    that ask for more than the layers are given by `begin`. One that is `lent` never acts itself: others read it.
     """
 
     mixes = True
 
-    def __init__(self, model: Any, config: Lora) -> None:
+    def __init__(self, model: Any, config: Lora, *, lent: bool = False) -> None:
         self._slot = f"slot{next(_slots)}"
         self._model = model
         self._lr_ratio = config.loraplus_lr_ratio
         linears, stored = lora_targets(model, config), config.stored()
-        times = stored.rank // config.rank
+        times = config.times
         ranks = _ranks(linears, config, times)
         whole = {name: times * r for name, r in ranks.items()}
         self._config = _peft_config(model, stored, whole, {name: _alpha(stored, name, r) for name, r in whole.items()})
@@ -67,7 +67,7 @@ class LoraAdapter(Adapter):
                 scale = scale_of(stored, name, times * r)
                 a_rI, b_Or = initial(linears[name], r, scale, model.dtype)
                 self._layers[name] = layer = _wrapped(model, name, linears[name], acting)
-                layer.add(self._slot, a_rI, b_Or, scale, config.lora_dropout, taken_back=times > 1)
+                layer.add(self._slot, a_rI, b_Or, scale, config.lora_dropout, taken_back=times > 1, lent=lent)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -103,11 +103,13 @@ class LoraAdapter(Adapter):
         return min(layer_of(name) for name in self._layers)
 
     @no_grad()
-    def begin(self, beginning: Beginning) -> None:
-        """Let A and B of each layer begin with these values. Raises what `beginning` does."""
-        for name, layer in self._layers.items():
+    def begin(self, beginning: Beginning, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Let A and B of each layer begin with these values; `progress` is told how many layers are done. Raises what
+        `beginning` does."""
+        for done, (name, layer) in enumerate(self._layers.items(), start=1):
             r, scale = len(layer.lora_A[self._slot]), layer.update(self._slot)[2]
             layer.begin(self._slot, *beginning(name, layer.base_layer, r, scale))
+            progress(done)
 
     def train(self, mode: bool) -> None:
         """Let its parameters learn and its dropout drop, or neither."""

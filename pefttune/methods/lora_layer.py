@@ -35,6 +35,7 @@ class LoraLinear(nn.Module):
         self.lora_dropout = nn.ModuleDict()
         self._scale: dict[str, float] = {}
         self._start: dict[str, tuple[Tensor, Tensor]] = {}
+        self._lent: set[str] = set()
         self._acting = acting
         self._tables: Tables | None = None
 
@@ -44,16 +45,27 @@ class LoraLinear(nn.Module):
         return self.base_layer.weight
 
     def add(
-        self, slot: str, a_rI: Tensor, b_Or: Tensor, scale: float, dropout: float, *, taken_back: bool = False
+        self,
+        slot: str,
+        a_rI: Tensor,
+        b_Or: Tensor,
+        scale: float,
+        dropout: float,
+        *,
+        taken_back: bool = False,
+        lent: bool = False,
     ) -> None:
         """A new update in `slot`, frozen, in eval mode. If it is `taken_back`, what it does at first is subtracted by a
-        frozen half of the same rank, so that it begins without effect also where B is not zero."""
+        frozen half of the same rank, so that it begins without effect also where B is not zero. One that is `lent` is
+        read by others and never acts, so that no table holds it."""
         self.lora_A[slot] = nn.Parameter(a_rI, requires_grad=False)
         self.lora_B[slot] = nn.Parameter(b_Or, requires_grad=False)
         self.lora_dropout[slot] = nn.Dropout(dropout).eval()
         self._scale[slot] = scale
         if taken_back:
             self._start[slot] = (a_rI.clone(), -b_Or)
+        if lent:
+            self._lent.add(slot)
 
     def begin(self, slot: str, a_rI: Tensor, b_Or: Tensor) -> None:
         """Other first values of the update in `slot`, also of its frozen half, if it has one."""
@@ -70,6 +82,7 @@ class LoraLinear(nn.Module):
         """Forget the update in `slot`."""
         del self.lora_A[slot], self.lora_B[slot], self.lora_dropout[slot], self._scale[slot]
         self._start.pop(slot, None)
+        self._lent.discard(slot)
         self._tables = None
 
     def low_rank(self, slot: str) -> tuple[Tensor, Tensor]:
@@ -104,20 +117,25 @@ class LoraLinear(nn.Module):
         return updated.view(*x.shape[:-1], -1)
 
     def _stacked(self, dtype: torch.dtype) -> Tables:
-        """The tables of all updates here, made again when one has changed."""
-        state = (dtype, *((slot, a._version, self.lora_B[slot]._version) for slot, a in self.lora_A.items()))
+        """The tables of all updates here that can act, made again when one has changed."""
+        slots = self._that_act()
+        state = (dtype, *((slot, self.lora_A[slot]._version, self.lora_B[slot]._version) for slot in slots))
         if self._tables is None or self._tables.state != state:
             self._tables = None  # before there are others, for their memory
-            weights = {slot: (*self.low_rank(slot), scale) for slot, scale in self._scale.items()}
+            weights = {slot: self.update(slot) for slot in slots}
             self._tables = Tables.of(weights, dtype, state)
         return self._tables
 
     def tables_nbytes(self, dtype: torch.dtype) -> int:
-        """Memory of the tables of all updates here, once several adapters act at once."""
-        if len(self.lora_A) < WORTH_STACKING:
+        """Memory of the tables of all updates here that can act, once several adapters act at once."""
+        slots = self._that_act()
+        if len(slots) < WORTH_STACKING:
             return 0
-        r = max(len(a) * (2 if slot in self._start else 1) for slot, a in self.lora_A.items())
-        return len(self.lora_A) * r * (self.base_layer.in_features + self.base_layer.out_features) * dtype.itemsize
+        r = max(len(self.lora_A[slot]) * (2 if slot in self._start else 1) for slot in slots)
+        return len(slots) * r * (self.base_layer.in_features + self.base_layer.out_features) * dtype.itemsize
+
+    def _that_act(self) -> list[str]:
+        return [slot for slot in self._scale if slot not in self._lent]
 
     def _drops(self, acting: Acting) -> bool:
         dropout = self.lora_dropout[acting.slot]

@@ -75,10 +75,10 @@ def check_rank(name: str, linear: nn.Linear, r: int, key: str = "r", times: int 
     width = min(linear.in_features, linear.out_features)
     if times * r > width:
         twice = f", which makes a LoRA of rank {times * r} by these init_lora_weights," if times > 1 else ""
+        less = f"take {width // times} or less, or " if width >= times else ""
         raise BaseError(
             f"adapter.{key}: {r}{twice} is over the rank of {name}, whose {linear.in_features} inputs and "
-            f"{linear.out_features} outputs give {width} at most; take {width // times} or less, or name other "
-            "adapter.target_modules"
+            f"{linear.out_features} outputs give {width} at most; {less}name other adapter.target_modules"
         )
 
 

@@ -24,10 +24,10 @@ def spend(explained: Mapping[str, Sequence[float]], costs: Mapping[str, int], bu
     return ranks
 
 
-def most_ranks(sizes: Mapping[str, tuple[int, int]], budget: int, rho: float) -> dict[str, int]:
+def most_ranks(sizes: Mapping[str, tuple[int, int]], budget: int, rho: float, times: int = 1) -> dict[str, int]:
     """The ranks that each layer, of inputs and outputs `sizes`, may have when so many parameters are spent: `rho` times
-    those that all would get alike, or more if these cannot be spent so, and no more than its weight has."""
-    full, mean = full_ranks(sizes), budget / sum(map(sum, sizes.values()))
+    those that all would get alike, or more if these cannot be spent so, and no more than `full_ranks`."""
+    full, mean = full_ranks(sizes, times), budget / sum(map(sum, sizes.values()))
     while True:
         most = {name: min(max(1, round(rho * mean)), rank) for name, rank in full.items()}
         if most == full or sum(most[name] * sum(size) for name, size in sizes.items()) >= budget:
@@ -35,6 +35,7 @@ def most_ranks(sizes: Mapping[str, tuple[int, int]], budget: int, rho: float) ->
         mean *= 2
 
 
-def full_ranks(sizes: Mapping[str, tuple[int, int]]) -> dict[str, int]:
-    """The ranks that each layer can have at most."""
-    return {name: min(*size, LARGEST_RANK) for name, size in sizes.items()}
+def full_ranks(sizes: Mapping[str, tuple[int, int]], times: int = 1) -> dict[str, int]:
+    """The ranks that each layer, of inputs and outputs `sizes`, can have at most where so many times the rank must fit
+    its weight."""
+    return {name: min(min(size) // times, LARGEST_RANK) for name, size in sizes.items()}

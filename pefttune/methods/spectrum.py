@@ -47,6 +47,7 @@ class Sketch:
         self._products_IL = torch.zeros_like(self._omega_IL)
         self._sum_I = self._omega_IL.new_zeros(width)
         self._squares, self._n = self._omega_IL.new_zeros(()), 0
+        self._spectrum: Spectrum | None = None
 
     def add(self, x_RI: Tensor) -> None:
         """More inputs. In float64: a few coordinates of a transformer's inputs are a thousand times the others."""
@@ -55,9 +56,15 @@ class Sketch:
         self._sum_I += x_RI.sum(0)
         self._squares += x_RI.square().sum()
         self._n += len(x_RI)
+        self._spectrum = None
 
     def spectrum(self) -> Spectrum:
-        """That of all inputs so far; fewer directions where the inputs have no more."""
+        """That of all inputs so far; fewer directions where the inputs have no more. Decomposed once."""
+        if self._spectrum is None:
+            self._spectrum = self._decomposed()
+        return self._spectrum
+
+    def _decomposed(self) -> Spectrum:
         n, mean_I = max(self._n, 1), self._sum_I / max(self._n, 1)
         y_IL = self._products_IL - n * torch.outer(mean_I, mean_I @ self._omega_IL)
         total = float(self._squares - n * mean_I.square().sum())

@@ -36,7 +36,7 @@ def attach(session: Session, line: Line) -> Line:
     set_seed(recipe.seed)
     loaded = session.add(line.name, session.attach(line.task, recipe.adapter, recipe.data.max_length))
     if beginning is not None and isinstance(loaded.adapter, LoraAdapter):
-        loaded.adapter.begin(beginning)
+        loaded.adapter.begin(beginning, counter(line.notify, "decomposed", "weights", len(loaded.adapter.updates)))
     if isinstance(loaded.adapter, FusionAdapter):
         loaded.adapter.begin_with(members)
     elif line.parents:

@@ -30,7 +30,7 @@ def with_members(recipe: Recipe, section: Fusion) -> tuple[Recipe, tuple[Parent,
             method = member.recipe.adapter.method
             raise AdapterError(f"adapter.adapters: {member.called} is a {method}: only lora adapters can be fused")
     check_same_base(members)
-    sections = tuple(member.recipe.adapter.stored() for member in members)
+    sections = tuple(member.recipe.adapter for member in members)
     if section.members not in ((), sections):
         raise AdapterError(
             f"adapter.members: {', '.join(called)} in {recipe.output.store} have other `adapter` sections; leave the "

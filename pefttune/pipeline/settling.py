@@ -47,7 +47,7 @@ def settle(session: Session, line: Line) -> tuple[Line, Beginning | None]:
     if isinstance(section, LowRank) and (section.r is None or _is_measured(section)):
         examples = _sample(session, line)
         linears = methods.lora_targets(session.base.model, section)
-        work = _workload(linears, examples, len(line.rows.train))
+        work = _workload(section, linears, examples, len(line.rows.train))
         _check_ranks(section, linears)
     choices = choose(line.recipe, BaseShape(config.model_type, config.hidden_size), work)
     recipe = applied(line.recipe, choices)
@@ -78,12 +78,13 @@ def _sample(session: Session, line: Line) -> list[Example]:
     return list(chain.from_iterable(encoder(rows[i]) for i in chosen))
 
 
-def _workload(linears: Linears, examples: Sequence[Example], rows: int) -> Workload:
+def _workload(section: LowRank, linears: Linears, examples: Sequence[Example], rows: int) -> Workload:
     from pefttune import methods
 
     sizes = _sizes(linears)
     tokens = sum(map(_labelled, examples)) * rows / min(ROWS_SAMPLED, rows)
-    return Workload(rows, round(tokens), sum(map(sum, sizes.values())), min(methods.full_ranks(sizes).values()))
+    largest = min(methods.full_ranks(sizes, section.times).values())
+    return Workload(rows, round(tokens), sum(map(sum, sizes.values())), largest)
 
 
 def _labelled(example: Example) -> int:
@@ -102,14 +103,15 @@ def _check_ranks(section: LowRank, linears: Linears) -> None:
     if not isinstance(section, Lora):
         return
     sizes = _sizes(linears)
-    full = methods.full_ranks(sizes)
-    mean = sum(full.values()) // len(full)
+    full = methods.full_ranks(sizes, section.times)
+    shared = section.init_lora_weights == "eva"  # what one layer has no room for another gets
+    most = sum(full.values()) // len(full) if shared else min(full.values())
     if section.budget is not None:
         _check_budget(section.budget, sizes, full)
-    elif section.r is not None and not section.rank_pattern and section.r > mean:
+    elif section.r is not None and not section.rank_pattern and section.r > most:
         raise RecipeError(
             f"adapter.r: {section.r} ranks for each of the {len(full)} layers to adapt are more than these have; take "
-            f"{mean} or less, or name other adapter.target_modules"
+            f"{most} or less, or name other adapter.target_modules"
         )
 
 
@@ -138,7 +140,7 @@ def _measured(
     costs, budget = dict.fromkeys(sizes, 1), section.rank * len(sizes)
     if section.budget is not None:
         costs, budget = {name: sum(size) for name, size in sizes.items()}, section.budget
-        most = methods.most_ranks(sizes, budget, rho)
+        most = methods.most_ranks(sizes, budget, rho, section.times)
     elif section.init_lora_weights == "eva":
         most = {name: min(round(rho * section.rank), rank) for name, rank in methods.full_ranks(sizes).items()}
     else:
@@ -148,7 +150,10 @@ def _measured(
     sketches = inference.input_sketches(session, linears, {**most, **section.rank_pattern}, read, progress)
     if section.init_lora_weights != "eva" and section.budget is None:
         return section, sketches
-    spectra = {name: sketch.spectrum().explained_k for name, sketch in sketches.items()}
+    decomposed, spectra = counter(line.notify, "decomposed", "inputs", len(sketches)), {}
+    for done, (name, sketch) in enumerate(sketches.items(), start=1):
+        spectra[name] = sketch.spectrum().explained_k
+        decomposed(done)
     ranks = section.rank_pattern or methods.spend(spectra, costs, budget)
     settled: dict[str, Any] = {
         "rank_pattern": {name: rank for name, rank in ranks.items() if rank != section.rank},

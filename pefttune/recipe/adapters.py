@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_a
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from pefttune.recipe.extensions import sections_of_others
-from pefttune.recipe.types import Fraction, Indices, NonNegative, Number, Positive, Section, Switch, Texts, Whole
+from pefttune.recipe.types import Fraction, Indices, NonNegative, Number, Section, Switch, Texts, Whole
 
 LARGEST_RANK = 1024
 LEAST_RANK_BY_RULE = 8
@@ -127,6 +127,11 @@ class LowRank(Method):
         """`lora_alpha`, or its default."""
         return 2 * self.rank if self.lora_alpha is None else self.lora_alpha
 
+    @property
+    def times(self) -> int:
+        """How many times its ranks those are of what is saved."""
+        return 1
+
 
 class OfWeights(Method):
     """Another method that changes weights."""
@@ -226,17 +231,21 @@ class Lora(LowRank):
             )
         return self
 
+    @property
+    def times(self) -> int:
+        """Twice where what was frozen at first is saved, too."""
+        return 2 if self.init_lora_weights in TAKEN_BACK else 1
+
     def stored(self) -> Self:
-        """One that begins anyhow, for it is given weights; of twice the ranks and the same scale where what was frozen
-        at first is saved, too."""
-        if self.init_lora_weights not in TAKEN_BACK:
+        """One that begins anyhow, for it is given weights; of `times` the ranks and the same scale."""
+        if self.times == 1:
             return self.model_copy(update={"init_lora_weights": "default"})
-        times = math.sqrt(2) if self.use_rslora else 2
+        factor = math.sqrt(self.times) if self.use_rslora else self.times
         whole = {
-            "r": 2 * self.rank,
-            "rank_pattern": {name: 2 * r for name, r in self.rank_pattern.items()},
-            "lora_alpha": self.alpha * times,
-            "alpha_pattern": {name: alpha * times for name, alpha in self.alpha_pattern.items()},
+            "r": self.times * self.rank,
+            "rank_pattern": {name: self.times * r for name, r in self.rank_pattern.items()},
+            "lora_alpha": self.alpha * factor,
+            "alpha_pattern": {name: alpha * factor for name, alpha in self.alpha_pattern.items()},
             "init_lora_weights": "default",
         }
         return self.model_copy(update=whole)
@@ -380,7 +389,7 @@ class Bottleneck(Method):
         16, gt=0, description="The width of the base's hidden states over that of the bottleneck."
     )
     non_linearity: Literal["relu", "gelu", "silu", "tanh"] = Field("silu", description="Between the two layers.")
-    scaling: Positive | None = Field(
+    scaling: Annotated[Number, Field(gt=0, le=65536)] | None = Field(
         None,
         description="What their output is multiplied by. By default 1, and 4 for `parallel` (arXiv:2110.04366).",
         examples=[4.0],

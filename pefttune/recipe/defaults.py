@@ -90,7 +90,7 @@ def _rank(section: LowRank, work: Workload | None) -> Choice:
     if work is None:
         return Choice("adapter.r", None, f"{rule}; known when the training rows are read")
     largest = min(LARGEST_RANK_BY_RULE, work.largest_rank)
-    r = min(LEAST_RANK_BY_RULE, largest)
+    r = max(1, min(LEAST_RANK_BY_RULE, largest))  # of layers that have room for none, attaching tells
     while r * work.parameters_per_rank < work.labelled_tokens and 2 * r <= largest:
         r *= 2
     told = (

@@ -47,6 +47,22 @@ def test_a_search_is_told(command: Any, store_of_two: Path) -> None:
     assert "stored, read back and verified: adapters/both/1" in done.out
 
 
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+def test_weights_of_a_random_pruning_are_sought_and_drawn_alike(command: Any, store_of_two: Path, method: str) -> None:
+    """DARE drops numbers by chance: what a search has tried is what it stores, and its seed gives it again."""
+    few = ["--search", "--steps", "2", "--max-drop", "1", "--max-rows", "6"]
+    how = ["--method", method, "--density", "0.8", "--seed", "7"]
+    found = {}
+    for name, options in {"one": how, "again": how, "other": [*how[:-1], "8"]}.items():
+        done = command("merge", "tiny", "other", "--to", f"both-{name}", *options, *few, "--json")
+        assert done.code == 0, done.err
+        lineage = done.document["lineage"]
+        assert (lineage["how"], lineage["density"], lineage["seed"]) == (method, 0.8, int(options[-1]))
+        assert lineage["search"]["tried"] == 2
+        found[name] = Path(done.document["folder"], "adapter_model.safetensors").read_bytes()
+    assert found["one"] == found["again"] != found["other"]
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "told"),
     [

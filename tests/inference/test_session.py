@@ -274,6 +274,19 @@ def test_what_is_no_list_of_rows_is_told_at_once(session: Session, adapted: Any,
             ask()
 
 
+@pytest.mark.parametrize("package", ["pandas", "pyarrow"])
+def test_a_table_is_not_taken_for_the_names_of_its_columns(session: Session, adapted: Any, package: str) -> None:
+    module = pytest.importorskip(package)
+    columns = {"text": ["superb", "dull"]}
+    table = module.DataFrame(columns) if package == "pandas" else module.table(columns)
+    rows = table.to_dict("records") if package == "pandas" else table.to_pylist()
+    adapted(session, "a")
+    for ask in (lambda: session.predict(table, "a"), lambda: session.parallel(table, ["a"])):
+        with pytest.raises(DataError, match=r"a (DataFrame|Table) gives its columns instead: give a list of its rows"):
+            ask()
+    assert len(list(session.predict(rows, "a"))) == 2
+
+
 def test_a_wrong_name_is_told_when_predict_is_called(session: Session) -> None:
     with pytest.raises(AdapterError, match="no adapter 'nobody'"):
         session.predict(["superb"], "nobody")

@@ -437,6 +437,7 @@ def test_bases_whose_layers_are_not_known(model_of: Any) -> None:
         ("{method: bottleneck, non_linearity: rellu}", "adapter.non_linearity: 'rellu' is not one of: .*'relu'"),
         ("{method: bottleneck, placement: pfeifer}", "adapter.placement: 'pfeifer' is not one of: .*'pfeiffer'"),
         ("{method: bottleneck, scaling: 0}", "adapter.scaling: must be a number .above 0"),
+        ("{method: bottleneck, scaling: 1e308}", r"scaling: must be a number .above 0 and at most 65536. or null"),
         ("{method: bottleneck, r: 4}", "adapter.r: unknown key here; it belongs to `method: lora`"),
     ],
 )

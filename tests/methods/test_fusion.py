@@ -258,6 +258,24 @@ def test_adapters_that_learn_together_get_the_gradients_of_each_alone(
             assert (other - parameter.grad).norm() <= ORDER_OF_SUMS * 10 * parameter.grad.norm() + 1e-7, key
 
 
+def test_members_that_others_read_take_no_place_in_tables(model_of: Any) -> None:
+    """Four adapters act at once, which is when tables are made; two more are members of a fusion."""
+    model = model_of("Llama")
+    methods.attach(model, section(MEMBERS[:2]))
+    lora = sections.Lora(method="lora", r=2)
+    on_it: list[Any] = [methods.attach(model, lora) for _ in range(3)]
+    assert methods.tables_nbytes(model) == 0
+    on_it.append(methods.attach(model, lora))
+    assert methods.tables_nbytes(model) == sum(p.nbytes for one in on_it for p in one.parameters.values())
+    methods.activate(model, *on_it, rows=[slice(8 * n, 8 * n + 8) for n in range(4)])
+    logits(model)
+    layers = [one for one in model.modules() if isinstance(one, LoraLinear)]
+    assert {len(one._tables.places) for one in layers if one._tables} == {4}
+    assert sum(t.nbytes for one in layers for t in (one._tables.a_nrI, one._tables.b_nOr)) == methods.tables_nbytes(
+        model
+    )
+
+
 def test_without_the_sections_of_its_members_it_is_not_attached(model_of: Any) -> None:
     with pytest.raises(BaseError, match=r"adapter.members: a fusion can be attached only with the sections of"):
         methods.attach(model_of("Llama"), section((), adapters=["a", "b"]))

@@ -152,6 +152,13 @@ def test_what_layers_may_have_at_most_is_enough_to_spend_the_budget() -> None:
     assert methods.most_ranks(sizes, 20_032, 1.0) == {"wide": 100, "narrow": 4}
 
 
+def test_where_twice_the_rank_is_saved_a_layer_has_room_for_half() -> None:
+    sizes = {"wide": (100, 2000), "huge": (5000, 4000), "narrow": (7, 40), "single": (100, 1)}
+    assert methods.full_ranks(sizes, 2) == {"wide": 50, "huge": 1024, "narrow": 3, "single": 0}
+    assert methods.most_ranks({"wide": (100, 100), "narrow": (4, 4)}, 2080, 2.0, 2) == {"wide": 20, "narrow": 2}
+    assert methods.most_ranks({"wide": (100, 100), "narrow": (4, 4)}, 20_032, 2.0, 2) == {"wide": 50, "narrow": 2}
+
+
 def covariance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Directions and parts of the variance by plain SVD of the centred inputs."""
     centred = x.double() - x.double().mean(0)
@@ -165,6 +172,7 @@ def test_a_sketch_of_narrow_inputs_is_exact() -> None:
     sketch = methods.Sketch(12, 5, torch.device("cpu"))
     for part in x.split(33):
         sketch.add(part)
+        assert sketch.spectrum() is sketch.spectrum()  # decomposed once, until there are more inputs
     spectrum, (v, parts) = sketch.spectrum(), covariance(x)
     assert spectrum.explained_k == pytest.approx(parts[:5].tolist(), rel=1e-9)
     # Both are unit vectors up to their sign; float32 keeps 7 digits.

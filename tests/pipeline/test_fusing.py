@@ -15,7 +15,8 @@ from pefttune.errors import AdapterError, RecipeError
 from pefttune.inference import open_session
 from pefttune.methods.weights import WEIGHTS
 from pefttune.pipeline import Bench, Tried
-from pefttune.recipe import load_recipe
+from pefttune.pipeline.fusing import with_members
+from pefttune.recipe import load_recipe, resolved_yaml
 
 ADAPTER = "{method: fusion, adapters: [one, two@1]}"
 
@@ -103,6 +104,30 @@ def test_a_trial_begins_with_the_members_too(fusing: Any) -> None:
     [done] = Bench().train([recipe], lambda event: None)
     assert isinstance(done["new"], Tried)
     assert done["new"].parameters == pipeline.run(recipe).manifest["parameters"]
+
+
+def test_members_keep_their_own_sections_and_are_attached_as_they_were_saved(fusing: Any, family: Any) -> None:
+    """One of rank 600 and a frozen half is saved as a LoRA of rank 1200, more than a recipe may ask for."""
+    recipe = fusing("label-words")
+    pissa = {"method": "lora", "r": 600, "lora_alpha": 65536, "init_lora_weights": "pissa"}
+    manifest = store.read_manifest(Path("adapters/two/1"))
+    family.change(Path("adapters/two/1"), recipe={**manifest["recipe"], "adapter": pissa})
+    settled, _ = with_members(recipe, recipe.adapter)
+    Path("resolved.yaml").write_text(resolved_yaml(settled))
+    assert load_recipe(Path("resolved.yaml")) == settled
+    assert with_members(settled, settled.adapter)[0] == settled
+    assert settled.adapter.members[1].stored().r == 1200
+
+
+def test_a_member_with_a_frozen_half_is_fused_as_a_whole(fusing: Any) -> None:
+    pissa = ("adapter={method: lora, r: 2, init_lora_weights: pissa}", "output.name=pissa")
+    run = pipeline.run(fusing("label-words", "training.max_steps=2", *pissa))
+    fused = pipeline.run(fusing("label-words", "training.max_steps=2", "adapter.adapters=[one, pissa]"))
+    saved, member = load_file(fused.folder / WEIGHTS), load_file(run.folder / WEIGHTS)
+    assert {min(tensor.shape) for tensor in member.values()} == {4}
+    assert all(torch.equal(saved[f"members.1.{key}"], tensor) for key, tensor in member.items())
+    assert fused.manifest["recipe"]["adapter"]["members"][1]["init_lora_weights"] == "pissa"
+    evaluation.verify(open_session("new", "adapters"), "new", fused.manifest["probe"])
 
 
 @pytest.mark.parametrize(

@@ -277,8 +277,11 @@ def test_corda_begins_as_the_base(recipe_of: Any, base_of: Any, quantization: st
     recipe = recipe_of({"base.quantization": quantization, "adapter": adapter})
     session = Session(base_of(quantization=quantization))
     before = logits(session.base.model)
-    line = fitting.attach(session, beginning.begin(recipe, lambda event: None, named=False))
+    events: list[dict[str, Any]] = []
+    line = fitting.attach(session, beginning.begin(recipe, events.append, named=False))
     assert line.recipe == recipe
+    told = [(event["what"], event["done"], event["of"]) for event in events if event["event"] == "decomposed"]
+    assert told == [("weights", done, 13) for done in range(1, 14)]
     session.use(line.name)
     assert all(weight.any() for weight in session[line.name].parameters.values())
     # What the weight's own part adds, and its frozen half takes away, is some sums of 32 products of about 1.

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pefttune import pipeline
+from pefttune import bases, pipeline
 from pefttune.errors import RecipeError
 from pefttune.inference import Session
+from pefttune.pipeline import beginning, fitting
 from pefttune.recipe import load_recipe
 
 QUICK = {"training.max_steps": 2, "evaluation.bootstrap_samples": 100}
@@ -77,7 +78,11 @@ def test_eva_begins_along_what_enters_and_is_attached_again_without_data(
         return fit(session, lines)
 
     monkeypatch.setattr("pefttune.pipeline.line.fit", watching)
-    done, _ = run(recipe_of({**QUICK, "adapter": {"method": "lora", "r": 4, "init_lora_weights": "eva"}}))
+    done, events = run(recipe_of({**QUICK, "adapter": {"method": "lora", "r": 4, "init_lora_weights": "eva"}}))
+    assert decomposed(events) == [
+        *[("inputs", n, 14) for n in range(1, 15)],
+        *[("weights", n, 14) for n in range(1, 15)],
+    ]
     for key, weight in began[0].items():
         if "lora_A" in key:  # orthonormal rows
             torch.testing.assert_close(weight @ weight.t(), torch.eye(len(weight)), rtol=0, atol=1e-5)
@@ -100,6 +105,10 @@ def test_eva_begins_along_what_enters_and_is_attached_again_without_data(
     }
 
 
+def decomposed(events: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    return [(event["what"], event["done"], event["of"]) for event in events if event["event"] == "decomposed"]
+
+
 def test_eva_with_rho_1_or_with_stated_ranks_leaves_them(recipe_of: Any) -> None:
     alike, _ = run(recipe_of({**QUICK, "adapter": {"method": "lora", "r": 4, "init_lora_weights": "eva", "rho": 1}}))
     assert set(ranks_of(alike.folder).values()) == {4}
@@ -116,6 +125,30 @@ def test_a_budget_leaves_where_the_adapter_begins(recipe_of: Any) -> None:
     assert set(ranks_of(done.folder).values()) == {2 * 5}
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora", "corda"])
+def test_no_rank_is_chosen_for_which_a_frozen_half_leaves_no_room(
+    recipe_of: Any, new_model: Any, tmp_path: Path, init: str
+) -> None:
+    """Keys and values have 16 outputs in the tiny model, and 8 in one of fewer heads."""
+    spent = {"method": "lora", "budget": 12 * PER_RANK, "init_lora_weights": init}
+    section, ranks = settled(recipe_of({"adapter": spent}))
+    assert (section.r, section.budget) == (12, None)
+    assert max(ranks.values()) == 16
+    assert {rank for name, rank in ranks.items() if "k_proj" in name or "v_proj" in name} == {8}
+    source = str(new_model(tmp_path / "narrow", num_key_value_heads=1))
+    section, ranks = settled(recipe_of({"base.source": source, "adapter": {**spent, "budget": None}}))
+    assert section.r == 4
+    assert set(ranks.values()) == {4}
+
+
+def settled(recipe: Any) -> tuple[Any, dict[str, int]]:
+    """The `adapter` section of a recipe when its adapter is attached, and the rank of each layer."""
+    session = Session(bases.load(recipe.base))
+    line = fitting.attach(session, beginning.begin(recipe, lambda event: None, named=False))
+    state = session[line.name].parameters
+    return line.recipe.adapter, {key: len(weight) for key, weight in state.items() if "lora_A" in key}
+
+
 @pytest.mark.parametrize(
     ("spent", "told"),
     [
@@ -126,6 +159,14 @@ def test_a_budget_leaves_where_the_adapter_begins(recipe_of: Any) -> None:
         (
             {"budget": "2M"},
             r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 29,696",
+        ),
+        (
+            {"budget": "2M", "init_lora_weights": "corda"},
+            r"2,000,000 parameters are too many: with every rank they can have, the 14 layers to adapt take 14,848",
+        ),
+        (
+            {"r": 9, "init_lora_weights": "corda"},
+            r"adapter\.r: 9 ranks for each of the 14 layers to adapt are more than these have; take 8 or less",
         ),
         (
             {"r": 28, "init_lora_weights": "eva"},
