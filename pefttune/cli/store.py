@@ -84,6 +84,6 @@ def show(
         stored = room.versions(Path(store), folder.parent.name)
         print_json({"folder": str(folder), "stored_versions": stored, **manifest})
         return
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    out.print(Markdown(card.split("---\n", 2)[2]))
+    card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    out.print(Markdown(card.split("---\n", 2)[-1]))  # without the metadata, if it has any
     out.print(f"folder: {folder}", soft_wrap=True)

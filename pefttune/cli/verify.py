@@ -23,20 +23,33 @@ SAYS = {
 
 def verify(
     name: Annotated[str, typer.Argument(help="An adapter: name, or name@version.")],
+    key: Annotated[
+        Path | None, typer.Option("--key", help="The public key of who is to have signed it; else it is refused.")
+    ] = None,
     store: Store = "adapters",
     base: BaseFolder = None,
     as_json: Json = False,
 ) -> None:
     """Prove that an adapter is the one that was trained: its files, its base, and its answers to the probe rows."""
     from pefttune import pipeline
+    from pefttune import store as room
 
+    if key is not None:
+        folder = room.find(Path(store), name)  # a wrong name is told before torch is imported
+
+        from pefttune import publishing
+
+        publishing.check_signature(folder, key)
     found = pipeline.verify(name, Path(store), base)
     if found.verdict.word == "different":
         raise VerificationError(_different(name, found))
     if as_json:
         verdict = {"verdict": found.verdict.word, **asdict(found.verdict)}
-        print_json({"name": name, "folder": str(found.folder), **verdict, "versions": found.versions})
+        signed = {} if key is None else {"signed_by": str(key)}
+        print_json({"name": name, "folder": str(found.folder), **verdict, "versions": found.versions, **signed})
         return
+    if key is not None:
+        out.print(f"{name}: signed by the owner of {key}, and nothing in its folder has changed since.", soft_wrap=True)
     out.print(f"{name}: {found.verdict.word}. It {SAYS[found.verdict.word].format(**asdict(found.verdict))}.")
     if found.versions:
         out.print(f"Since then: {_told(found)}")

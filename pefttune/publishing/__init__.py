@@ -8,6 +8,7 @@ from pefttune.publishing.new_folder import check_free, new_folder
 from pefttune.publishing.portable import portable
 from pefttune.publishing.publication import File, Publication, prepare
 from pefttune.publishing.pulling import Pulled, pull
+from pefttune.publishing.signing import check_signature, sign
 from pefttune.publishing.stored import copy_stored
 from pefttune.publishing.uploading import Published, publish
 
@@ -21,6 +22,7 @@ __all__ = [
     "Pulled",
     "Stored",
     "check_free",
+    "check_signature",
     "copy_stored",
     "describe",
     "describe_base",
@@ -33,5 +35,6 @@ __all__ = [
     "pull",
     "render_card",
     "render_merged_card",
+    "sign",
     "write_merged",
 ]
