@@ -6,10 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
-from huggingface_hub.utils import build_hf_headers
 
 from pefttune.errors import AdapterError, HubError, VerificationError
 from pefttune.publishing.files import CARD, MOST_BYTES_BESIDE, is_ours
@@ -53,7 +52,8 @@ def _check_card(publication: Publication) -> None:
     """Raise AdapterError where the Hub would refuse the card, before a repository is made for it."""
     [card] = [file.path for file in publication.files if file.name == CARD]
     body = {"content": card.read_text(encoding="utf-8"), "repoType": "model"}
-    answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=body, headers=build_hf_headers())
+    headers = {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
+    answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=body, headers=headers)
     if answer.status_code == 400:
         faults = "; ".join(str(fault.get("message")) for fault in answer.json().get("errors", []))
         raise AdapterError(f"the Hub refuses the metadata of {CARD}: {shown(faults) or 'it does not say why'}")
