@@ -37,4 +37,4 @@ def check(
     if any(objection.harms for objection in objections):
         raise typer.Exit(1)
     if not as_json:
-        out.print(f"{target} loads {name} as it was trained")
+        out.print(f"{target} loads {name} as it was trained{', once that is known' if objections else ''}")

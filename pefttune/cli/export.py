@@ -98,6 +98,10 @@ def _print(exported: Exported) -> None:
             f"{percent(parity.after)} instead of {percent(parity.before)}, scores up to {parity.largest:.2g} apart",
             soft_wrap=True,
         )
+        if parity.distinct == 1 < parity.choices:
+            out.print(
+                f"note: it gave one answer to all {parity.counted}; only its scores tell that it is the same model"
+            )
     for note in exported.notes:
         out.print(f"to know: {note}", soft_wrap=True)
     out.print(f"written: {exported.folder}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`pefttune publish` and `pefttune pull`: adapters to and from the Hub."""
+"""`pefttune sign`, `pefttune publish` and `pefttune pull`: adapters to and from the Hub."""
 
 from __future__ import annotations
 
@@ -14,6 +14,27 @@ if TYPE_CHECKING:
     from pefttune.publishing import Publication
 
 
+def sign(
+    name: Annotated[str, typer.Argument(help="An adapter: name, or name@version.")],
+    key: Annotated[Path, typer.Option("--key", help="A private key: elliptic curve, PEM, without a password.")],
+    store: Store = "adapters",
+    as_json: Json = False,
+) -> None:
+    """Sign a stored adapter, so that `pefttune verify NAME --key PUBLIC_KEY` proves who made it."""
+    from pefttune import store as room
+
+    folder = room.find(Path(store), name)
+
+    from pefttune import publishing
+
+    room.read_manifest(folder)  # what has been changed is not signed
+    signature = publishing.sign(folder, key)
+    if as_json:
+        print_json({"name": name, "signature": str(signature)})
+    else:
+        out.print(f"signed: {signature}", soft_wrap=True)
+
+
 def publish(
     name: Annotated[str, typer.Argument(help="An adapter: name, or name@version.")],
     repo_id: Annotated[str, typer.Option("--repo-id", help="Where it goes on the Hub: OWNER/NAME.")],
@@ -24,6 +45,7 @@ def publish(
     benchmark: Annotated[
         str | None, typer.Option("--benchmark", help="Task of its data set's leaderboard on the Hub.")
     ] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="A private key to sign it with (pefttune sign).")] = None,
     store: Store = "adapters",
     as_json: Json = False,
 ) -> None:
@@ -34,7 +56,9 @@ def publish(
 
     from pefttune import publishing
 
-    with publishing.prepare(folder, repo_id, private=private, license=license, benchmark=benchmark) as publication:
+    with publishing.prepare(
+        folder, repo_id, private=private, license=license, benchmark=benchmark, key=key
+    ) as publication:
         for warning in publication.warnings:
             err.print(f"note: {warning}", soft_wrap=True)
         landed = None if dry_run else publishing.publish(publication, pull_request=pull_request)
@@ -59,13 +83,16 @@ def pull(
     name: Annotated[
         str | None, typer.Option("--as", help="Its name in the store, by default the repository's.")
     ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="The public key of who is to have signed it; else it is refused.")
+    ] = None,
     store: Store = "adapters",
     as_json: Json = False,
 ) -> None:
     """Fetch an adapter that pefttune published into the store, every file checked; or nothing at all."""
     from pefttune import publishing
 
-    pulled = publishing.pull(repository, Path(store), name)
+    pulled = publishing.pull(repository, Path(store), name, key)
     called = f"{pulled.folder.parent.name}@{pulled.folder.name}"
     if as_json:
         print_json({**asdict(pulled), "folder": str(pulled.folder), "name": called})

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.segment import Segment
 
 _T = TypeVar("_T")
 
 
-class _Results(Console):
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys, or reads from right to left; not the line break and the tab."""
+
+
+class _Plain(Console):
+    """Shows texts of adapters and data, whoever wrote them: what would steer the terminal is escaped as in JSON."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(STEERING.sub(_escaped, segment.text), segment.style)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+class _Results(_Plain):
     def on_broken_pipe(self) -> None:
         """`pefttune list | head`: the reader has seen enough, which is no failure (rich's own exit code says it is)."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -24,7 +42,7 @@ class _Results(Console):
 
 # Texts and labels go through these: what looks like rich's markup (`[bold]`) or an emoji (`:smile:`) stays as it is.
 out = _Results(highlight=False, markup=False, emoji=False)
-err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+err = _Plain(stderr=True, highlight=False, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Store = Annotated[str, typer.Option("--store", help="The store of adapters.")]

@@ -91,8 +91,8 @@ def show(
         weights = asdict(pipeline.look(f"{folder.parent.name}@{folder.name}", Path(store)))
         print_json({"folder": str(folder), "stored_versions": stored, **manifest, "weights": weights})
         return
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    out.print(Markdown(card.split("---\n", 2)[2]))
+    card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    out.print(Markdown(card.split("---\n", 2)[-1]))  # without the metadata, if it has any
     out.print(f"folder: {folder}", soft_wrap=True)
     _print_weights(pipeline.look(f"{folder.parent.name}@{folder.name}", Path(store)))
 

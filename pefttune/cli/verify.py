@@ -24,6 +24,9 @@ SAYS = {
 
 def verify(
     name: Annotated[str, typer.Argument(help="An adapter: name, or name@version.")],
+    key: Annotated[
+        Path | None, typer.Option("--key", help="The public key of who is to have signed it; else it is refused.")
+    ] = None,
     store: Store = "adapters",
     base: BaseFolder = None,
     may_differ: MayDiffer = None,
@@ -33,7 +36,14 @@ def verify(
     allowed = checked_fields(may_differ)
 
     from pefttune import pipeline
+    from pefttune import store as room
 
+    if key is not None:
+        folder = room.find(Path(store), name)  # a wrong name is told before torch is imported
+
+        from pefttune import publishing
+
+        publishing.check_signature(folder, key)
     found = pipeline.verify(name, Path(store), base, allowed)
     tell_mismatch(name, found.base_mismatch)
     if found.verdict.word == "different":
@@ -41,8 +51,11 @@ def verify(
     if as_json:
         verdict = {"verdict": found.verdict.word, **asdict(found.verdict)}
         since = {"versions": found.versions, "base_mismatch": found.base_mismatch}
-        print_json({"name": name, "folder": str(found.folder), **verdict, **since})
+        signed = {} if key is None else {"signed_by": str(key)}
+        print_json({"name": name, "folder": str(found.folder), **verdict, **since, **signed})
         return
+    if key is not None:
+        out.print(f"{name}: signed by the owner of {key}, and nothing in its folder has changed since.", soft_wrap=True)
     out.print(f"{name}: {found.verdict.word}. It {SAYS[found.verdict.word].format(**asdict(found.verdict))}.")
     if found.versions:
         out.print(f"Since then: {_told(found)}")

@@ -32,8 +32,9 @@ class Answers:
 @dataclass(frozen=True)
 class Parity:
     """How alike two models are on the same rows: the share of so many `choices` in which they agree (top-1 agreement),
-    of `counted` rows or tokens, the primary metric of the first and of the second, and the largest difference of a
-    score, a log-likelihood."""
+    of `counted` rows or tokens, the primary metric of the first and of the second, the largest difference of a score, a
+    log-likelihood (infinite where one has none), and how many different answers the first has given. Where it has given
+    one to all, agreement says nothing."""
 
     rows: int
     choices: int
@@ -43,6 +44,7 @@ class Parity:
     before: float
     after: float
     largest: float
+    distinct: int
 
 
 def answer(
@@ -77,9 +79,11 @@ def answer(
 def parity(rows: int, one: Answers, other: Answers) -> Parity:
     """Two models' answers to the same rows, side by side."""
     agreed = sum(mine == theirs for mine, theirs in zip(one.choices, other.choices, strict=True))
-    largest = float(np.abs(one.scores - other.scores).max())
-    share = agreed / len(one.choices)
-    return Parity(rows, len(one.choices), one.counted, share, one.metric, one.value, other.value, largest)
+    with np.errstate(invalid="ignore"):  # of two infinite scores that are alike
+        apart = np.where(one.scores == other.scores, 0.0, np.abs(one.scores - other.scores))
+    largest = float(np.nan_to_num(apart, nan=np.inf).max())
+    share, distinct = agreed / len(one.choices), len(set(one.choices))
+    return Parity(rows, len(one.choices), one.counted, share, one.metric, one.value, other.value, largest, distinct)
 
 
 @torch.no_grad()

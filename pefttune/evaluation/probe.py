@@ -49,11 +49,14 @@ def largest_difference(session: Session, name: str, probe: Mapping[str, Any]) ->
     replayed, stored = _flat(_replay(session, name, probe["rows"])), _flat(probe["scores"])
     if len(replayed) != len(stored):
         return math.inf
-    differences = [_difference(np.asarray(one), np.asarray(other)) for one, other in zip(replayed, stored, strict=True)]
-    return max(differences, default=0.0)
+    return max(map(_difference, replayed, stored), default=0.0)
 
 
-def _difference(one: np.ndarray, other: np.ndarray) -> float:
+def _difference(replayed: Any, stored: Any) -> float:
+    try:
+        one, other = np.asarray(replayed, dtype=float), np.asarray(stored, dtype=float)
+    except (TypeError, ValueError, OverflowError):  # what is stored is no table of numbers
+        return math.inf
     if one.shape != other.shape:
         return math.inf
     largest = float(np.abs(one - other).max(initial=0.0))
@@ -78,7 +81,10 @@ def verify(session: Session, name: str, probe: dict[str, Any]) -> None:
 def _replay(session: Session, name: str, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """For each row, what its examples score."""
     encoder = session[name].encoder
-    encoded = [encoder(Row(values, f"probe row {i}")) for i, values in enumerate(rows, start=1)]
+    try:
+        encoded = [encoder(Row(values, f"probe row {i}")) for i, values in enumerate(rows, start=1)]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # rows of a manifest that somebody has edited
+        raise VerificationError(f"the probe rows of {name} are none that its task can read: {error!r}") from None
     # One by one: what lies beside a row in its batch may change its last bits, and batches depend on settings.
     return [[session.scores(name, [example])[0].tolist() for example in each] for each in encoded]
 

@@ -8,7 +8,7 @@ from pefttune.inference.loaded import Loaded
 from pefttune.inference.opening import base_section_of, load_base_of, open_session
 from pefttune.inference.prompted import PromptedEncoder
 from pefttune.inference.sampling import Sampling
-from pefttune.inference.saved import check_base
+from pefttune.inference.saved import check_base, check_config
 from pefttune.inference.session import BASE_ITSELF, Session
 from pefttune.inference.views import View, views_of
 
@@ -25,6 +25,7 @@ __all__ = [
     "base_section_of",
     "boundary_of",
     "check_base",
+    "check_config",
     "extract",
     "input_sketches",
     "load_base_of",

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pefttune.methods import others, placed, weights
+from pefttune.methods import configuration, others, placed, weights
 from pefttune.methods.adalora import AdaLoraAdapter
 from pefttune.methods.bottleneck import BottleneckAdapter
 from pefttune.methods.foreign import Foreign, read_foreign, read_into, section_of
@@ -12,7 +12,7 @@ from pefttune.methods.fusion import FusionAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.initial import Beginning, corda, eva, loftq
 from pefttune.methods.injected import CONFIGS, InjectedAdapter
-from pefttune.methods.lora import LoraAdapter, lora_targets, tables_nbytes
+from pefttune.methods.lora import LoraAdapter, least_numbers, lora_targets, tables_nbytes
 from pefttune.methods.merging import Merged, merge
 from pefttune.methods.places import FILE_PREFIX, linear_modules, path_in_class
 from pefttune.methods.prefix import PrefixTuned
@@ -88,10 +88,12 @@ __all__ = [
     "attach",
     "change",
     "change_of_tensor",
+    "configuration",
     "corda",
     "detach",
     "eva",
     "full_ranks",
+    "least_numbers",
     "linear_modules",
     "loftq",
     "lora_targets",

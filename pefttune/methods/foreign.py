@@ -17,8 +17,8 @@ from pefttune.errors import AdapterError
 from pefttune.methods import weights
 from pefttune.methods.foreign_config import ForeignConfig, read_config
 from pefttune.methods.places import FILE_PREFIX, layer_of
-from pefttune.methods.tensor_file import shown
 from pefttune.store import MANIFEST
+from pefttune.store.strict_json import shown
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
 END_A, END_B = ".lora_A.weight", ".lora_B.weight"

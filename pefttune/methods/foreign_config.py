@@ -3,7 +3,6 @@ is refused by its key. No pattern in it is ever run, for one can be made to take
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import Any, TypeVar
 
 from pefttune.errors import AdapterError
 from pefttune.methods.places import is_called
-from pefttune.methods.tensor_file import shown
+from pefttune.recipe.adapters import LARGEST_ALPHA, LARGEST_RANK
+from pefttune.store.strict_json import read_json, shown
 
 T = TypeVar("T")
 
 MAX_BYTES = 1 << 20
-LARGEST_R, LARGEST_ALPHA = 1024, 65536  # that a recipe may ask for
 USUAL = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "use_dora": False}
 """PEFT's own defaults."""
 READ = {
@@ -109,8 +108,8 @@ def read_config(path: Path) -> ForeignConfig:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise AdapterError(f"{path}: peft_type is {shown(kind)}; what can be taken in is LORA, of which DoRA is one")
-    if not _is_whole(config["r"], LARGEST_R):
-        raise AdapterError(f"{path}: r is {shown(config['r'])}, not a whole number from 1 to {LARGEST_R}")
+    if not _is_whole(config["r"], LARGEST_RANK):
+        raise AdapterError(f"{path}: r is {shown(config['r'])}, not a whole number from 1 to {LARGEST_RANK}")
     for key, most in (("lora_alpha", LARGEST_ALPHA), ("lora_dropout", 0.99)):
         if not _is_number(config[key], most):
             raise AdapterError(f"{path}: {key} is {shown(config[key])}, not a number from 0 to {most}")
@@ -151,21 +150,10 @@ def _is_named(names: list[Any], module: str) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise AdapterError(f"{path} is too large for a configuration")
-        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except OSError as error:
-        raise AdapterError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} cannot be read as JSON: {error}") from None
+    config = read_json(path, MAX_BYTES)
     if not isinstance(config, dict):
-        raise AdapterError(f"{path} is no JSON object")
+        raise AdapterError(f"{path} is damaged: it is no configuration of an adapter")
     return config
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"it holds {word}")
 
 
 def _check_meaning(path: Path, config: Mapping[str, Any]) -> None:
@@ -196,7 +184,7 @@ def _pattern(path: Path, key: str, config: Mapping[str, Any]) -> dict[str, Any]:
                 f"{path}: {key} has {shown(name)}, a pattern that would have to be run to find its modules; write "
                 "their names, or the ends of these"
             )
-        if not (_is_whole(value, LARGEST_R) if key == "rank_pattern" else _is_number(value, LARGEST_ALPHA)):
+        if not (_is_whole(value, LARGEST_RANK) if key == "rank_pattern" else _is_number(value, LARGEST_ALPHA)):
             raise AdapterError(f"{path}: {key} gives {shown(name)} {shown(value)}, which is none that can be")
     return pattern
 

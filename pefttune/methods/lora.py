@@ -33,7 +33,7 @@ from pefttune.methods.places import (
     targets_of,
 )
 from pefttune.methods.protocol import Adapter
-from pefttune.recipe.adapters import Lora, LowRank
+from pefttune.recipe.adapters import Fusion, Lora, LowRank
 
 T = TypeVar("T", bound=Tensor)
 
@@ -159,6 +159,18 @@ def lora_targets(model: Any, config: LowRank) -> dict[str, nn.Linear]:
 def scale_of(config: Lora, name: str, r: int) -> float:
     """What the update of the module `name`, of rank `r`, is multiplied by. `config` is the section as it is stored."""
     return _alpha(config, name, r) / (math.sqrt(r) if config.use_rslora else r)
+
+
+def least_numbers(model: Any, config: Any) -> int:
+    """How many numbers the file of such an adapter holds at least, known before any is allocated; 0 for a method whose
+    size the base alone bounds. `config` is the section of what is saved. Raises BaseError."""
+    if isinstance(config, Fusion):
+        return sum(least_numbers(model, member.stored()) for member in config.members)
+    if not isinstance(config, Lora):
+        return 0
+    linears = lora_targets(model, config)
+    ranks = {name: config.rank_pattern.get(name, config.rank) for name in linears}
+    return sum(r * (linears[name].in_features + linears[name].out_features) for name, r in ranks.items())
 
 
 def tables_nbytes(model: Any) -> int:

@@ -8,7 +8,6 @@ so that what was checked is what is read, and nothing is allocated that the head
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,16 @@ import torch
 from torch import Tensor
 
 from pefttune.errors import AdapterError
+from pefttune.store.strict_json import parse, shown
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_DIMENSIONS = 8
-MOST_SHOWN = 160
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Those that weights of an adapter have."""
 METADATA = "__metadata__"
 LENGTH_BYTES = 8
+PIECE_BYTES = 16 << 20
+"""Whole numbers of every dtype."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,9 @@ class TensorFile:
         file.seek(0)
         self._head = self._header_bytes(size)
         try:
-            header = json.loads(self._head[LENGTH_BYTES:].decode(), object_pairs_hook=_once, parse_constant=_no_number)
-            self.places = _places(header, size - len(self._head))
-        except RecursionError:
-            raise self._fault("its header is nested too deeply") from None
+            self.places = _places(parse(self._head[LENGTH_BYTES:].decode()), size - len(self._head))
         except ValueError as error:
-            raise self._fault(str(error)) from None
+            raise self._fault(f"its header is damaged: {error}") from None
 
     def tensors(self, sha256: str | None = None) -> dict[str, Tensor]:
         """All tensors, on the CPU. Raises AdapterError when the file has not that digest, or has become shorter."""
@@ -66,6 +64,20 @@ class TensorFile:
         if len(data) != max((place.end for place in self.places.values()), default=0):
             raise self._fault("it was changed while it was read")
         return {name: _tensor(data, place) for name, place in self.places.items()}
+
+    def check(self, sha256: str) -> None:
+        """Read all of it, a piece at a time. Raises AdapterError as `tensors` does, or where a number is not finite."""
+        digest = hashlib.sha256(self._head)
+        for name, place in sorted(self.places.items(), key=lambda item: item[1].start):
+            for start in range(place.start, place.end, PIECE_BYTES):
+                piece = bytearray(self._file.read(min(PIECE_BYTES, place.end - start)))
+                if len(piece) % place.dtype.itemsize:
+                    raise self._fault("it was changed while it was read")
+                digest.update(piece)
+                if piece and not torch.frombuffer(piece, dtype=place.dtype).isfinite().all():
+                    raise self._fault(f"{shown(name)} holds NaN or infinite values")
+        if digest.hexdigest() != sha256 or self._file.read(1):
+            raise self._fault("its sha256 is not the one it was saved with; it has been changed or damaged")
 
     def _header_bytes(self, size: int) -> bytes:
         """The header, with its length before it."""
@@ -87,21 +99,10 @@ def _tensor(data: bytearray, place: Place) -> Tensor:
     return torch.frombuffer(data, dtype=place.dtype, count=count, offset=place.start).view(place.shape)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):  # of two tensors of one name the last would be taken
-        raise ValueError("its header has a key twice")
-    return content
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"its header holds {word}")
-
-
 def _places(header: Any, data_bytes: int) -> dict[str, Place]:
     """The tensors of a parsed header. Raises ValueError unless they fill the data, one after another."""
     if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("it is no JSON object")
     told = header.pop(METADATA, {})
     if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
         raise ValueError(f"{METADATA} is no table of texts")
@@ -133,9 +134,3 @@ def _place(name: str, entry: Any) -> Place:
 
 def _are_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
-
-
-def shown(value: object) -> str:
-    """What a file says, as a terminal can show it: short, and without what would steer it."""
-    text = ascii(value)[1:-1] if isinstance(value, str) else ascii(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"

@@ -20,8 +20,8 @@ from pefttune.methods import weights
 from pefttune.methods.lora import scale_of
 from pefttune.methods.merging import Update
 from pefttune.methods.places import FILE_PREFIX
-from pefttune.methods.tensor_file import shown
 from pefttune.recipe.adapters import Lora
+from pefttune.store.strict_json import shown
 
 ENDS = (".lora_A.weight", ".lora_B.weight")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pefttune.errors import AdapterError
-from pefttune.methods.tensor_file import TensorFile, shown
+from pefttune.methods.tensor_file import TensorFile
+from pefttune.store.strict_json import shown
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+MOST_TOLD = 5
 
 
 def copied(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,6 +83,13 @@ def read_any(folder: Path, sha256: str) -> dict[str, Tensor]:
         return _finite(folder / WEIGHTS, file.tensors(sha256))
 
 
+def check(folder: Path, sha256: str) -> None:
+    """Read the adapter's tensors as strictly as `read` does, where there is no base that they have to fit, and a piece
+    at a time. Raises AdapterError."""
+    with _opened(folder) as file:
+        file.check(sha256)
+
+
 def _finite(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
@@ -98,12 +108,15 @@ def _opened(folder: Path) -> Iterator[TensorFile]:
 
 
 def _faults(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    wrong = (key for key in sorted(found.keys() & expected.keys()) if found[key] != expected[key])
     return [
-        *(f"{shown(key)} is not a tensor of this adapter" for key in sorted(found.keys() - expected.keys())[:5]),
-        *(f"{key} is missing" for key in sorted(expected.keys() - found.keys())[:5]),
+        *(
+            f"{shown(key)} is not a tensor of this adapter"
+            for key in sorted(found.keys() - expected.keys())[:MOST_TOLD]
+        ),
+        *(f"{key} is missing" for key in sorted(expected.keys() - found.keys())[:MOST_TOLD]),
         *(
             f"{key} has shape {list(found[key])}, but the base needs {list(expected[key])}"
-            for key in sorted(found.keys() & expected.keys())
-            if found[key] != expected[key]
+            for key in islice(wrong, MOST_TOLD)
         ),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def export_merged(
         _check_reads_alike(fingerprint, base.fingerprint)
         after = _answers(_alone(base, name, adapter), name, adapter, rows, "merged model", notify)
         parity = evaluation.parity(len(rows), before, after)
-        if parity.agreement < gate.min_agreement:
+        if parity.agreement < gate.min_agreement or parity.largest > _most_apart(parity, adapter):
             raise VerificationError(_refusal(adapter, into, gate, parity))
         card = publishing.render_merged_card(adapter.manifest, into, parity)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -158,12 +159,26 @@ def _check_reads_alike(ours: Fingerprint, merged: Fingerprint) -> None:
         raise VerificationError(f"the merged model reads otherwise than its base. They differ in: {differences[0]}")
 
 
+def _most_apart(parity: Parity, adapter: Parent) -> float:
+    """How far scores may be apart: where all answers are one, agreement says nothing, and only rounding is let pass;
+    else anything but a number that is none."""
+    from pefttune.evaluation.probe import ROUNDING
+
+    return ROUNDING[adapter.manifest["base"]["dtype"]] if parity.distinct == 1 < parity.choices else sys.float_info.max
+
+
 def _refusal(adapter: Parent, into: Into, gate: Gate, parity: Parity) -> str:
     quantization = adapter.recipe.base.quantization
     if into == "original" and quantization != "none":
         mend = f"It was trained on these weights quantized to {quantization}: merge into those, --into dequantized"
     else:
         mend = "Rounding the sums to the dtype of the base's files loses it: keep it beside its base, --to peft"
+    if parity.distinct == 1 and parity.agreement >= gate.min_agreement:
+        return (
+            f"{adapter.called}, merged into the {into} weights, cannot be shown to be the model that was trained: both "
+            f"give one answer to all {parity.choices:,} {parity.counted}, and their scores are up to "
+            f"{parity.largest:.2g} apart. Give rows with several answers by --data. Nothing was written"
+        )
     return (
         f"{adapter.called}, merged into the {into} weights, is not the model that was trained: it agrees with the "
         f"adapter on its base in {_percent(parity.agreement)} of {parity.choices:,} {parity.counted}, and "

@@ -19,6 +19,7 @@ from pefttune.pipeline.proving import Trained, save
 from pefttune.pipeline.telling import tell
 from pefttune.recipe import Recipe, recipe_from_mapping, resolved_yaml, to_mapping
 from pefttune.recipe.adapters import Lora
+from pefttune.store.strict_json import shown
 
 if TYPE_CHECKING:
     from pefttune.bases import Base
@@ -114,8 +115,6 @@ def _check_head(foreign: Foreign, loaded: Loaded, recipe: Recipe) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    from pefttune.methods.tensor_file import shown
-
     return ", ".join(map(shown, names[:5])) + (" …" if len(names) > 5 else "") if names else "no head"
 
 

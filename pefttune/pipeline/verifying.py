@@ -50,7 +50,14 @@ def verify(
 
 
 def _changed(manifest: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    there = manifest["versions"]
-    here = {name: importlib.metadata.version(name) for name in there if name != "python"}
-    here["python"] = platform.python_version()
-    return {name: (version, here[name]) for name, version in there.items() if here[name] != version}
+    told = {name: (version, _version(name)) for name, version in manifest["versions"].items()}
+    return {name: (there, here) for name, (there, here) in told.items() if there != here}
+
+
+def _version(name: str) -> str:
+    if name == "python":
+        return platform.python_version()
+    try:
+        return importlib.metadata.version(name)
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # ValueError: an empty name
+        return "none"

@@ -12,6 +12,7 @@ from pefttune.publishing.ollama import Modelfile, modelfile
 from pefttune.publishing.portable import portable
 from pefttune.publishing.publication import File, Publication, prepare
 from pefttune.publishing.pulling import Pulled, pull
+from pefttune.publishing.signing import check_signature, sign
 from pefttune.publishing.stored import copy_stored
 from pefttune.publishing.uploading import Published, publish
 
@@ -26,6 +27,7 @@ __all__ = [
     "Pulled",
     "Stored",
     "check_free",
+    "check_signature",
     "copy_stored",
     "describe",
     "describe_base",
@@ -41,6 +43,7 @@ __all__ = [
     "render_card",
     "render_converted_card",
     "render_merged_card",
+    "sign",
     "write_gguf",
     "write_merged",
     "write_mlx",

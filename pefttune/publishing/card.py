@@ -94,7 +94,7 @@ def render_merged_card(manifest: dict[str, Any], into: str, parity: Parity) -> s
             auto_class=AUTO_CLASSES[head["task_type"]] if (head := manifest["head"]) else "AutoModelForCausalLM",
             sha256=manifest["files"][WEIGHTS],
             version=manifest["versions"]["pefttune"],
-            license=recipe["output"]["license"],
+            license=_as_the_hub_has_it(recipe["output"]["license"]),
             base_id=base["hub_id"] or base["origin"],
             base_origin=base["origin"],
             quantization=base["fingerprint"]["quantization"],
@@ -156,13 +156,18 @@ def _metadata(manifest: dict[str, Any], license: str | None) -> ModelCardData:
         base_model_relation="adapter",
         library_name="peft" if METHODS[method].in_peft else "pefttune",
         pipeline_tag=recipe["task"]["type"],
-        license=license and license.lower(),  # as the Hub writes SPDX's identifiers
+        license=_as_the_hub_has_it(license),
         datasets=dataset and [dataset],
         tags=["pefttune", method],
         metrics=hub_metrics(manifest["comparison"]["shown"]) or None,
         model_name=manifest["name"] if results else None,
         eval_results=results or None,
     )
+
+
+def _as_the_hub_has_it(license: str | None) -> str | None:
+    """SPDX's identifier in small letters."""
+    return license and license.lower()
 
 
 def _bits(quantization: str, dtype: str) -> str | None:

@@ -12,8 +12,9 @@ from typing import Any
 from pefttune import methods, store
 from pefttune.data import CATALOGUE
 from pefttune.errors import AdapterError
+from pefttune.inference import check_config
 from pefttune.methods.tensor_file import LENGTH_BYTES, MAX_HEADER_BYTES
-from pefttune.publishing.files import CARD, FIGURE, MOST_BYTES, check_config
+from pefttune.publishing.files import CARD, FIGURE, MOST_BYTES, MOST_BYTES_BESIDE, strangers
 from pefttune.publishing.results import hub_dataset
 from pefttune.publishing.traces import paths_in, tokens_in
 
@@ -30,7 +31,7 @@ class Lint:
 
 def lint(folder: Path, manifest: dict[str, Any], license: str | None, *, private: bool) -> Lint:
     """Examine a folder as it would be published; its files are those that its manifest names."""
-    if strange := sorted(manifest["files"].keys() ^ (MOST_BYTES.keys() - {store.MANIFEST})):
+    if strange := strangers(manifest["files"]):
         return Lint((f"{', '.join(strange)}: an adapter of pefttune has {', '.join(MOST_BYTES)}, and no other",), ())
     base = list(_base_faults(manifest["base"]))
     errors = [*_files_faults(folder, manifest), *([] if private else base), *_traces(folder, manifest)]
@@ -58,13 +59,13 @@ def _files_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
             yield f"the digest of its base's {field.replace('_', ' ')} is no digest: {digest!r}"
     try:
         check_config(folder, manifest)
-        methods.weights.read_any(folder, manifest["files"][methods.weights.WEIGHTS])
+        methods.weights.check(folder, manifest["files"][methods.weights.WEIGHTS])
     except AdapterError as error:
         yield str(error)
 
 
 def _traces(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    for name in MOST_BYTES:
+    for name in (*MOST_BYTES, *(MOST_BYTES_BESIDE.keys() & manifest["files"])):
         try:
             text = _text_of(folder / name)
         except OSError as error:

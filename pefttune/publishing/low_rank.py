@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pefttune.errors import AdapterError, VerificationError
 from pefttune.methods import FILE_PREFIX, weights
-from pefttune.methods.tensor_file import shown
 from pefttune.publishing.consumers import Stored
+from pefttune.store.strict_json import shown
 
 # Numbers that a scale was folded into are rounded to float32 once, by 2⁻²⁴, and so are the products of both sides.
 ROUNDING = 1e-6

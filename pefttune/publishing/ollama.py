@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pefttune.errors import InputError
-from pefttune.methods.tensor_file import shown
 from pefttune.publishing import llama_cpp
+from pefttune.store.strict_json import shown
 from pefttune.tasks.prompt import special_tokens_around
 from pefttune.tasks.tokenizing import tokenized
 

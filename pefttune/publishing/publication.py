@@ -17,11 +17,13 @@ from pefttune import store
 from pefttune.bases import BASES
 from pefttune.errors import AdapterError
 from pefttune.methods.weights import CONFIG
+from pefttune.publishing.bom import bill
 from pefttune.publishing.card import render_card, vllm_rank
-from pefttune.publishing.files import CARD, RESULTS
+from pefttune.publishing.files import BOM, CARD, RESULTS
 from pefttune.publishing.hub import check_repo_id
 from pefttune.publishing.lint import lint
 from pefttune.publishing.results import leaderboard
+from pefttune.publishing.signing import sign
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,19 @@ class Publication:
 
 @contextmanager
 def prepare(
-    folder: Path, repo_id: str, *, private: bool = False, license: str | None = None, benchmark: str | None = None
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    license: str | None = None,
+    benchmark: str | None = None,
+    key: Path | None = None,
 ) -> Iterator[Publication]:
     """The publication of the version in `folder`, whose files are there until the block ends. Nothing is sent.
 
     `license` is the adapter's where its recipe names none; `benchmark` the task of its data set's leaderboard on the
-    Hub, if the result is to stand there. Raises AdapterError with every reason not to publish it.
+    Hub, if the result is to stand there; `key` a private key to sign with. Raises AdapterError with every reason not to
+    publish it.
     """
     check_repo_id(repo_id)
     hold = store.Hold(folder)  # or another process could remove the version while it is sent
@@ -65,6 +74,8 @@ def prepare(
         if found.errors:
             told = "\n  ".join(found.errors)
             raise AdapterError(f"{manifest['name']} cannot be published as it is:\n  {told}")
+        if key is not None:
+            sign(staging, key)
         if benchmark is not None:
             _add_result(staging, manifest, benchmark)
         yield Publication(manifest["name"], repo_id, private, tuple(_files(staging)), found.warnings)
@@ -79,13 +90,16 @@ def _license(manifest: dict[str, Any]) -> str | None:
 
 
 def _fill(staging: Path, folder: Path, manifest: dict[str, Any], repo_id: str, license: str | None) -> None:
-    """The adapter's files as they are, but a card for those who find it, and the manifest with that card's sha256."""
+    """The adapter's files as they are, but a card for those who find it and a bill of materials, and the manifest with
+    the sha256 of these."""
     for name in manifest["files"]:
-        if name != CARD:
+        if name not in (CARD, BOM):
             (staging / name).symlink_to((folder / name).resolve())
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     card = render_card(manifest, repo_id=repo_id, license=license, vllm_rank=vllm_rank(manifest, config))
     (staging / CARD).write_text(card, encoding="utf-8")
+    materials = json.dumps(bill(manifest, license), indent=1, ensure_ascii=False)
+    (staging / BOM).write_text(materials + "\n", encoding="utf-8")
     content = {key: value for key, value in manifest.items() if key not in ("format", "files")}
     store.write_manifest(staging, content)
 

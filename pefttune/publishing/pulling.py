@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.hf_api import ModelInfo
 
 from pefttune import bases, methods, store
 from pefttune.errors import AdapterError
-from pefttune.inference import base_section_of, check_base
-from pefttune.publishing.files import MOST_BYTES, RESULTS, check_config
+from pefttune.inference import base_section_of, check_base, check_config
+from pefttune.publishing.files import MOST_BYTES, MOST_BYTES_BESIDE, is_ours, strangers
 from pefttune.publishing.hub import check_repo_id, hub_errors, siblings_of
+from pefttune.publishing.signing import check_signature
 from pefttune.recipe import recipe_from_mapping
-from pefttune.store.manifest import HUBS_OWN
+from pefttune.store.strict_json import shown
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,13 @@ class Pulled:
     base_checked: bool
 
 
-def pull(repository: str, store_folder: Path | str = "adapters", name: str | None = None) -> Pulled:
+def pull(
+    repository: str, store_folder: Path | str = "adapters", name: str | None = None, key: Path | None = None
+) -> Pulled:
     """Fetch `OWNER/NAME` or `OWNER/NAME@REVISION` into the store, as a version of `name`, by default the repository's.
 
-    A name that the store has already has to be given, for a stranger's adapter could take the place of one's own.
+    A name that the store has already has to be given, for a stranger's adapter could take the place of one's own. With
+    the public `key` of who is to have made it, the adapter has to be signed by that.
     Raises HubError; AdapterError for what was not published by pefttune, was changed, or is of another base than the
     one of that name here. The store is then as it was.
     """
@@ -41,8 +46,10 @@ def pull(repository: str, store_folder: Path | str = "adapters", name: str | Non
         info = HfApi(library_name="pefttune").model_info(repo_id, revision=revision or None, files_metadata=True)
     _check_listing(repo_id, info)
     with store.staged(target, called) as staging:
-        _download(repo_id, str(info.sha), staging)
-        base_checked = _check(staging)
+        manifest = _download(repo_id, info, staging)
+        if key is not None:
+            check_signature(staging, key)
+        base_checked = _check(staging, manifest)
         return Pulled(store.commit(staging), str(info.sha), base_checked)
 
 
@@ -71,33 +78,58 @@ def _check_listing(repo_id: str, info: ModelInfo) -> None:
             "or that its files are those of its training. PEFT itself may load it"
         )
     for name, size in sizes.items():
-        if name in HUBS_OWN or name.startswith(RESULTS):
-            continue
-        if name not in MOST_BYTES:
-            raise AdapterError(f"{repo_id} holds {name!r}, which is no file of an adapter; nothing was fetched")
-        if size is None or size > MOST_BYTES[name]:
+        if not is_ours(name):
+            raise AdapterError(f"{repo_id} holds '{shown(name)}', which is no file of an adapter; nothing was fetched")
+        most = {**MOST_BYTES, **MOST_BYTES_BESIDE}.get(name)
+        if most is not None and (size is None or size > most):
             told = "an unknown number of" if size is None else f"{size:,}"
-            raise AdapterError(f"{repo_id}: {name} has {told} bytes, and an adapter's may have {MOST_BYTES[name]:,}")
+            raise AdapterError(f"{repo_id}: {name} has {told} bytes, and an adapter's may have {most:,}")
     if missing := sorted(MOST_BYTES.keys() - sizes.keys()):
         raise AdapterError(f"{repo_id} lacks {', '.join(missing)}; nothing was fetched")
 
 
-def _download(repo_id: str, commit: str, staging: Path) -> None:
+def _download(repo_id: str, info: ModelInfo, staging: Path) -> dict[str, Any]:
+    """Fetch the adapter's files and give its manifest. That is judged first, then the configuration, and the weights
+    come last of all, if the Hub says that they are those of the manifest."""
     scratch = staging / "download"
-    with hub_errors(repo_id):
-        for name in MOST_BYTES:
-            hf_hub_download(repo_id, name, revision=commit, local_dir=scratch, library_name="pefttune")
-    for name in MOST_BYTES:
+    _fetch(repo_id, info, scratch, store.MANIFEST)
+    manifest = store.read_manifest(scratch, check_files=False)
+    if strange := strangers(manifest["files"]):
+        raise AdapterError(f"{repo_id}: {store.MANIFEST} names other files than an adapter has: {shown(strange)}")
+    _check_digests(repo_id, info, manifest["files"])
+    recipe_from_mapping(manifest["recipe"], where=f"{repo_id}: {store.MANIFEST}")
+    _fetch(repo_id, info, scratch, methods.weights.CONFIG)
+    check_config(scratch, manifest)
+    there = {sibling.rfilename for sibling in siblings_of(info)}
+    for name in (*MOST_BYTES, *(MOST_BYTES_BESIDE.keys() & there)):
+        _fetch(repo_id, info, scratch, name)
         (scratch / name).rename(staging / name)
     shutil.rmtree(scratch)
+    return manifest
 
 
-def _check(staging: Path) -> bool:
+def _fetch(repo_id: str, info: ModelInfo, scratch: Path, name: str) -> None:
+    if not (scratch / name).is_file():
+        with hub_errors(repo_id):
+            hf_hub_download(repo_id, name, revision=info.sha, local_dir=scratch, library_name="pefttune")
+
+
+def _check_digests(repo_id: str, info: ModelInfo, files: dict[str, str]) -> None:
+    """Raise AdapterError where the Hub's own digests already tell that a file is not the manifest's."""
+    for sibling in siblings_of(info):
+        known = sibling.lfs.sha256 if sibling.lfs else None
+        if known and files.get(sibling.rfilename, known) != known:
+            raise AdapterError(
+                f"{repo_id}: {sibling.rfilename} has been changed or damaged: its sha256 is not the one it was saved "
+                "with; it was not fetched"
+            )
+
+
+def _check(staging: Path, manifest: dict[str, Any]) -> bool:
     """Whether the base lies here and was checked, too. Raises AdapterError for anything that is not as it was saved."""
-    manifest = store.read_manifest(staging)
+    store.read_manifest(staging)
+    methods.weights.check(staging, manifest["files"][methods.weights.WEIGHTS])
     recipe = recipe_from_mapping(manifest["recipe"], where=store.MANIFEST)
-    check_config(staging, manifest)
-    methods.weights.read_any(staging, manifest["files"][methods.weights.WEIGHTS])
     try:
         section, origin = base_section_of(manifest, recipe.base)
     except AdapterError:  # a private base, that this machine has not seen

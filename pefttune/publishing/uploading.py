@@ -6,15 +6,15 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-from pefttune.errors import HubError, VerificationError
-from pefttune.publishing.files import MOST_BYTES, RESULTS
+from pefttune.errors import AdapterError, HubError, VerificationError
+from pefttune.publishing.files import CARD, MOST_BYTES_BESIDE, is_ours
 from pefttune.publishing.hub import hub_errors, siblings_of
 from pefttune.publishing.publication import File, Publication
-from pefttune.store.manifest import HUBS_OWN
+from pefttune.store.strict_json import shown
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,12 @@ def publish(publication: Publication, *, pull_request: bool = False) -> Publishe
     """
     repo_id, api = publication.repo_id, HfApi(library_name="pefttune")
     with hub_errors(repo_id):
+        _check_card(publication)
         there = _repository(api, publication, pull_request)
         _check_room(there, publication)
         commit = api.create_commit(
             repo_id,
-            [CommitOperationAdd(file.name, file.path) for file in publication.files],
+            [*(CommitOperationAdd(file.name, file.path) for file in publication.files), *_stale(there, publication)],
             commit_message=f"Publish {publication.name}",
             create_pr=pull_request,
             parent_commit=there.sha,  # of what was looked at: a change made meanwhile is refused, not overwritten
@@ -45,6 +46,17 @@ def publish(publication: Publication, *, pull_request: bool = False) -> Publishe
         landed = api.model_info(repo_id, revision=commit.pr_revision or commit.oid, files_metadata=True)
     _check_landed(landed, publication)
     return Published(commit.pr_url or commit.commit_url, commit.oid)
+
+
+def _check_card(publication: Publication) -> None:
+    """Raise AdapterError where the Hub would refuse the card, before a repository is made for it."""
+    [card] = [file.path for file in publication.files if file.name == CARD]
+    body = {"content": card.read_text(encoding="utf-8"), "repoType": "model"}
+    headers = {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
+    answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=body, headers=headers)
+    if answer.status_code == 400:
+        faults = "; ".join(str(fault.get("message")) for fault in answer.json().get("errors", []))
+        raise AdapterError(f"the Hub refuses the metadata of {CARD}: {shown(faults) or 'it does not say why'}")
 
 
 def _repository(api: HfApi, publication: Publication, pull_request: bool) -> ModelInfo:
@@ -62,11 +74,18 @@ def _check_room(there: ModelInfo, publication: Publication) -> None:
         raise HubError(f"{publication.repo_id} is on the Hub already, and public: --private cannot hide it")
     for sibling in siblings_of(there):
         name = sibling.rfilename
-        if name not in MOST_BYTES and name not in HUBS_OWN and not name.startswith(RESULTS):
+        if not is_ours(name):
             raise HubError(
                 f"{publication.repo_id} holds {name!r}, which is no part of an adapter, so that nobody could pull what "
                 "is published there: take it out, or give another --repo-id"
             )
+
+
+def _stale(there: ModelInfo, publication: Publication) -> list[CommitOperationDelete]:
+    """What is there of an older publication, and not of this one: a signature would not hold for it."""
+    sent = {file.name for file in publication.files}
+    names = {sibling.rfilename for sibling in siblings_of(there)}
+    return [CommitOperationDelete(name) for name in sorted(MOST_BYTES_BESIDE.keys() & names - sent)]
 
 
 def _check_landed(landed: ModelInfo, publication: Publication) -> None:

@@ -17,12 +17,13 @@ from pefttune.recipe.extensions import sections_of_others
 from pefttune.recipe.types import Fraction, Indices, NonNegative, Number, Section, Switch, Texts, Whole
 
 LARGEST_RANK = 1024
+LARGEST_ALPHA = 65536
 LEAST_RANK_BY_RULE = 8
 _THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
 def _top_or_indices(layers: str | tuple[int, ...] | None) -> str | tuple[int, ...] | None:
-    if isinstance(layers, str) and not re.fullmatch(r"top-[1-9][0-9]*", layers):
+    if isinstance(layers, str) and not re.fullmatch(r"top-[1-9][0-9]{0,5}", layers):
         raise ValueError(f"{layers!r} is not `top-` and a number, such as top-8: the 8 layers nearest the output")
     return layers
 
@@ -47,7 +48,7 @@ RankByRule = Annotated[
     ),
 ]
 Alpha = Annotated[
-    Annotated[NonNegative, Field(le=65536)] | None,
+    Annotated[NonNegative, Field(le=LARGEST_ALPHA)] | None,
     Field(
         description="Scale: the update is multiplied by lora_alpha / r (adalora: init_r). By default 2 · r, or 32 "
         "where `r` is left to its rule.",
@@ -88,6 +89,7 @@ DIVIDED = (*TAKEN_BACK, "loftq")
 
 # The run makes sure in its first two steps that each tensor learns.
 LEAST_TINIT = 2
+MOST_MEMBERS = 64
 
 
 class Method(Section):
@@ -482,6 +484,8 @@ class TrainableTokens(Method):
 def _several(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(names) < 2:
         raise ValueError("a fusion weighs two adapters at least: name another one")
+    if len(names) > MOST_MEMBERS:
+        raise ValueError(f"a fusion weighs {MOST_MEMBERS} adapters at most, and these are {len(names)}")
     return names
 
 
@@ -501,6 +505,7 @@ class Fusion(Method):
     r: Whole = Field(2, gt=0, le=LARGEST_RANK, description="Width of queries and keys.")
     members: tuple[Lora, ...] = Field(
         (),
+        max_length=MOST_MEMBERS,
         description="The `adapter` sections of those adapters. A run takes them from the store and notes them in its "
         "resolved recipe; they need not be given.",
         examples=[[{"method": "lora", "r": 2}, {"method": "lora", "r": 4}]],

@@ -19,6 +19,7 @@ Place = tuple[str | int, ...]
 """The keys, and indices of list entries, that lead to a value."""
 
 _MAX_DEPTH = 20
+_MOST_LETTERS = 1500
 _TAG = "tag:yaml.org,2002:"
 # Longer runs of digits are floats: Python refuses to read an int of more than 4300 digits.
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}$")
@@ -166,6 +167,8 @@ def inline(value: object) -> str:
 
 def fault(origin: str, path: Place, message: str) -> str:
     """One line of a RecipeError: `recipes/x.yaml:7  training.max_steps: must be …`."""
+    if len(message) > _MOST_LETTERS:  # it repeats what was given
+        message = f"{message[:_MOST_LETTERS]} …"
     return f"{origin}  {dotted(path)}: {message}" if path else f"{origin}  {message}"
 
 

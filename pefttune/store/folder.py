@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,20 +14,9 @@ from pefttune.errors import AdapterError, StorageError
 from pefttune.store import record
 from pefttune.store.holding import Hold
 from pefttune.store.manifest import MANIFEST
+from pefttune.store.naming import NAME, check_name
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-RESERVED = frozenset({"base", "default"})
 STAGING = ".staging-"
-
-
-def check_name(name: str) -> str:
-    """The name, if it is safe as a folder on every system. Raises AdapterError."""
-    if not NAME.fullmatch(name) or ".." in name or name in RESERVED:
-        raise AdapterError(
-            f"{name!r} cannot name an adapter: use small letters, digits, '-', '_' and single dots, begin with a "
-            f"letter or digit, at most 64 of them, and none of {', '.join(sorted(RESERVED))}"
-        )
-    return name
 
 
 def names(store: Path) -> list[str]:

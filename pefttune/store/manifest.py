@@ -4,43 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from pefttune.errors import AdapterError
+from pefttune.store.naming import check_name
+from pefttune.store.strict_json import read_json, shown
 
 MANIFEST = "pefttune.json"
 FORMAT = 2
 MAX_BYTES = 16 << 20
+SIGNATURE = "model.sig"
+"""Beside the files that a manifest names, since it is made of that, too."""
 HUBS_OWN = frozenset({".gitattributes", ".eval_results"})
 """What a repository of the Hub holds besides: its own settings, and results for its leaderboards."""
+DTYPES = frozenset({"float32", "bfloat16", "float16"})
 SHAPE: dict[str, Any] = {
     "name": str,
     "recipe": {"task": {"type": str}, "data": {"columns": dict}, "base": {"source": str}},
-    "labels": list,
-    "inputs": list,
+    "labels": (str,),
+    "inputs": [str],
     "base": {
         "source": str,
         "hub_id": str | None,
         "revision": str | None,
         "origin": str,
-        "dtype": str,
+        "dtype": DTYPES,
         "fingerprint": dict.fromkeys(("config", "tensors", "quantization", "tokenizer", "chat_template"), str),
     },
     "data": {"fingerprints": dict},
     "comparison": {"primary": str, "shown": dict, "adapter": dict, "others": dict, "differences": [{"there": float}]},
     "head": dict | None,
-    "probe": {"rows": list, "scores": list},
-    "versions": dict,
-    "files": dict,
+    "probe": {"rows": (dict,), "scores": (list,)},
+    "versions": {...: str},
+    "files": {"adapter_config.json": str, "adapter_model.safetensors": str, ...: str},
 }
-"""What other rooms take from a manifest without looking twice. A list holds at least one."""
+"""What other rooms take from a manifest without looking twice. `[…]` holds at least one, `(…,)` any number; a set is of
+what may stand there, and `...` is every other key."""
+HEAD = {"task_type": str, "outputs": int | None, "plain": bool}
+MOST_TOLD = 8
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write the manifest, last of all files: it names the sha256 of every other one."""
-    files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST}
+    files = {
+        p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name not in (MANIFEST, SIGNATURE)
+    }
     text = json.dumps({"format": FORMAT, **content, "files": files}, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
@@ -48,23 +59,20 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
 def read_manifest(folder: Path, check_files: bool = True) -> dict[str, Any]:
     """The manifest, with every file's sha256 checked. Raises AdapterError for a damaged, changed or foreign folder."""
     path = folder / MANIFEST
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise AdapterError(f"{path}: too large for a manifest")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AdapterError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} is damaged: {error}") from None
+    content = read_json(path, MAX_BYTES)
     if not isinstance(content, dict) or "format" not in content:
         raise AdapterError(f"{path} is not a manifest of pefttune")
     if content["format"] != FORMAT:
         raise AdapterError(
-            f"{path}: format {content['format']} is not {FORMAT}, which this pefttune reads; train it anew, or use the "
-            "pefttune that wrote it"
+            f"{path}: format {shown(content['format'])} is not {FORMAT}, which this pefttune reads; train it anew, or "
+            "use the pefttune that wrote it"
         )
-    if faults := list(_misfits(content, SHAPE)) or list(_misfits(content["comparison"], _of_primary(content))):
+    if faults := _faults(content):
         raise AdapterError(f"{path} is damaged: {', '.join(faults)} missing or of the wrong kind")
+    try:
+        check_name(content["name"])
+    except AdapterError as error:
+        raise AdapterError(f"{path}: {error}") from None
     if check_files:
         _check_files(folder, content["files"])
     return content
@@ -73,13 +81,22 @@ def read_manifest(folder: Path, check_files: bool = True) -> dict[str, Any]:
 def _misfits(value: Any, shape: Any, path: str = "") -> Iterator[str]:
     """The paths of what is not of that shape."""
     if isinstance(shape, dict) and isinstance(value, dict):
-        for key, inner in shape.items():
+        others = dict.fromkeys(value, shape[...]) if ... in shape else {}
+        for key, inner in {**others, **{key: inner for key, inner in shape.items() if key is not ...}}.items():
             yield from _misfits(value.get(key, ...), inner, f"{path}.{key}" if path else key)
-    elif isinstance(shape, list) and isinstance(value, list) and value:
+    elif isinstance(shape, list | tuple) and isinstance(value, list) and (value or isinstance(shape, tuple)):
         for i, inner in enumerate(value):
             yield from _misfits(inner, shape[0], f"{path}.{i}")
-    elif isinstance(shape, dict | list) or not isinstance(value, shape):
+    elif isinstance(shape, frozenset):
+        if not isinstance(value, str) or value not in shape:
+            yield path
+    elif isinstance(shape, dict | list | tuple) or not isinstance(value, shape):
         yield path
+
+
+def _first(faults: Iterable[str]) -> list[str]:
+    """As many as a person reads."""
+    return [shown(fault) for fault in islice(faults, MOST_TOLD)]
 
 
 def _of_primary(content: dict[str, Any]) -> dict[str, Any]:
@@ -88,18 +105,26 @@ def _of_primary(content: dict[str, Any]) -> dict[str, Any]:
     return {"shown": {primary: str}, "adapter": {primary: float}}
 
 
+def _faults(content: dict[str, Any]) -> list[str]:
+    """What is not of the shape that other rooms rely on."""
+    if faults := _first(_misfits(content, SHAPE)):
+        return faults
+    head = _misfits(content["head"], HEAD, "head") if content["head"] is not None else ()
+    return _first(chain(head, _misfits(content["comparison"], _of_primary(content), "")))
+
+
 def _check_files(folder: Path, files: dict[str, str]) -> None:
     """Raise AdapterError unless the folder holds these files, unchanged, and none beside them: PEFT would load a pickle
     or a `chat_template.jinja` that somebody has put there."""
     for name, digest in files.items():
         if Path(name).name != name or not (folder / name).is_file():
-            raise AdapterError(f"{folder / name} is missing")
+            raise AdapterError(f"{folder / shown(name)} is missing")
         if _sha256(folder / name) != digest:
             raise AdapterError(
                 f"{folder / name} has been changed or damaged: its sha256 is not the one it was saved with"
             )
     for path in folder.iterdir():
-        if path.name not in {*files, MANIFEST, *HUBS_OWN}:
+        if path.name not in {*files, MANIFEST, SIGNATURE, *HUBS_OWN}:
             raise AdapterError(
                 f"{path} is not among the files that were saved here; take it out, or get the adapter anew"
             )

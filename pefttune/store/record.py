@@ -12,8 +12,10 @@ from typing import Any
 
 from pefttune.errors import AdapterError
 from pefttune.store.holding import in_turn
+from pefttune.store.strict_json import read_json
 
 RECORD = ".record.json"
+MAX_BYTES = 1 << 20
 
 
 @dataclass
@@ -27,12 +29,9 @@ class Record:
 def read(home: Path) -> Record:
     """The record of the adapter whose versions are in `home`. Raises AdapterError when it is damaged."""
     path = home / RECORD
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return Record()
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}") from None
+    content = read_json(path, MAX_BYTES)
     if not _is_record(content):
         raise AdapterError(f"{path} is damaged: it holds no aliases, or a version that is no number")
     return Record(**content)

@@ -19,8 +19,7 @@ class Head(nn.Module):
         super().__init__()
         config = model.config.get_text_config()
         self.key, self.task_type = key, task_type
-        width = getattr(config, "word_embed_proj_dim", config.hidden_size)  # OPT's last states may be narrower
-        self.linear = nn.Linear(width, n_outputs, bias=bias, device=model.device, dtype=torch.float32)
+        self.linear = nn.Linear(width_of(model), n_outputs, bias=bias, device=model.device, dtype=torch.float32)
         nn.init.normal_(self.linear.weight, std=getattr(config, "initializer_range", 0.02))  # as transformers does
         if bias:
             nn.init.zeros_(self.linear.bias)
@@ -47,3 +46,10 @@ class Head(nn.Module):
     def by_key(self) -> dict[str, nn.Parameter]:
         """Its parameters by the names that transformers gives them."""
         return {f"{self.key}.{name}": parameter for name, parameter in self.linear.named_parameters()}
+
+
+def width_of(model: Any) -> int:
+    """Of what a head reads."""
+    config = model.config.get_text_config()
+    width: int = getattr(config, "word_embed_proj_dim", config.hidden_size)  # OPT's last states may be narrower
+    return width

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,3 +61,28 @@ def test_where_answers_are_written_it_is_the_likeliest_tokens(kind: str, tiny_pa
     turned = replace(answers, choices=(-1, *answers.choices[1:]))
     parity = evaluation.parity(len(rows), answers, turned)
     assert parity.agreement == pytest.approx(1 - 1 / len(expected))
+
+
+def said(choices: str, *scores: float) -> evaluation.Answers:
+    return evaluation.Answers("accuracy", 0.5, tuple(choices), np.asarray(scores, dtype=np.float32), "rows")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "largest"),
+    [
+        ((1.0, 2.0), (1.0, 2.5), 0.5),
+        ((1.0, 2.0), (1.0, math.nan), math.inf),
+        ((math.nan, 2.0), (math.nan, 2.0), math.inf),
+        ((-math.inf, 2.0), (-math.inf, 2.0), 0.0),
+        ((-math.inf, 2.0), (1.0, 2.0), math.inf),
+    ],
+)
+def test_a_score_that_is_none_is_infinitely_far(
+    one: tuple[float, ...], other: tuple[float, ...], largest: float
+) -> None:
+    assert evaluation.parity(2, said("ab", *one), said("ab", *other)).largest == largest
+
+
+def test_answers_are_counted() -> None:
+    assert evaluation.parity(3, said("aaa", 1, 2, 3), said("aab", 1, 2, 3)).distinct == 1
+    assert evaluation.parity(3, said("aab", 1, 2, 3), said("aaa", 1, 2, 3)).distinct == 2

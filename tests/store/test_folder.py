@@ -12,7 +12,7 @@ import pytest
 
 from pefttune import store
 from pefttune.errors import AdapterError, StorageError
-from pefttune.store.folder import RESERVED
+from pefttune.store.naming import RESERVED
 
 
 @pytest.fixture
@@ -205,6 +205,8 @@ while not (shelf.parent / "go").exists():
 for round in range(10):
     with store.staged(shelf, "film") as staging:
         (staging / "who").write_text(f"{number}:{round}")
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            (staging / file).touch()
         store.write_manifest(staging, json.loads(sys.argv[3]))
         print(store.commit(staging).name)
 """

@@ -19,6 +19,7 @@ def folder(tmp_path: Path, manifest: dict[str, Any]) -> Path:
     folder = tmp_path / "1"
     folder.mkdir()
     (folder / "adapter_model.safetensors").write_bytes(b"weights" * 100)
+    (folder / "adapter_config.json").write_text("{}")
     (folder / "README.md").write_text("card")
     store.write_manifest(folder, manifest)
     return folder
@@ -34,7 +35,7 @@ def test_what_is_written_is_read(folder: Path, manifest: dict[str, Any]) -> None
     found = store.read_manifest(folder)
     assert {key: found[key] for key in manifest} == manifest
     assert found["format"] == 2
-    assert found["files"].keys() == {"adapter_model.safetensors", "README.md"}
+    assert found["files"].keys() == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
 
 
 SPOILERS: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -59,7 +60,8 @@ def test_a_file_that_is_not_as_it_was_saved_is_named(folder: Path, spoiler: str)
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "sub/file", "", ".", ".."])
 def test_a_manifest_cannot_point_out_of_its_folder(folder: Path, name: str) -> None:
     (folder.parent / "outside").touch()
-    change(folder, files={name: "0" * 64})
+    known = json.loads((folder / store.MANIFEST).read_text())["files"]
+    change(folder, files={**known, name: "0" * 64})
     with pytest.raises(AdapterError, match="is missing"):
         store.read_manifest(folder)
 
@@ -124,7 +126,7 @@ def test_a_folder_without_manifest_is_told(folder: Path) -> None:
 def test_a_manifest_of_many_megabytes_is_not_read(folder: Path) -> None:
     with (folder / store.MANIFEST).open("ab") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(AdapterError, match="too large for a manifest"):
+    with pytest.raises(AdapterError, match="is too large: it may have 16,777,216 bytes"):
         store.read_manifest(folder)
 
 

@@ -55,6 +55,8 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     refusing: dict[str, int] = field(default_factory=dict)
     """A part of a request's line → the status it is answered with."""
+    card_faults: list[dict[str, str]] = field(default_factory=list)
+    """What is wrong with the metadata of a card."""
     spoiling: bytes | None = None
     """What is stored in place of every file that is sent by LFS."""
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -78,8 +80,10 @@ def described(path: str, content: bytes) -> dict[str, Any]:
 
 
 class RefusedError(Exception):
-    def __init__(self, status: int, code: str = "", message: str = "") -> None:
-        self.status, self.code, self.message = status, code, message
+    def __init__(
+        self, status: int, code: str = "", message: str = "", errors: list[dict[str, str]] | None = None
+    ) -> None:
+        self.status, self.code, self.message, self.errors = status, code, message, errors or []
 
 
 def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -108,7 +112,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send(200, content, headers)
             except RefusedError as refused:
                 told = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
-                error = json.dumps({"error": refused.message}).encode()
+                error = json.dumps({"error": refused.message, "errors": refused.errors}).encode()
                 self.send(refused.status, error, {key: value for key, value in told.items() if value})
 
         def chunks(self) -> bytes:
@@ -130,6 +134,8 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def result(self, parts: list[str], query: dict[str, list[str]], body: bytes) -> tuple[bytes, dict[str, str]]:
             match parts:
                 case ["api", "validate-yaml"]:
+                    if hub.card_faults:
+                        raise RefusedError(400, errors=hub.card_faults)
                     return as_json({"errors": [], "warnings": []})
                 case ["api", "repos", "create"]:
                     return as_json(self.create(json.loads(body)))
@@ -204,6 +210,8 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             changed |= {
                 line["value"]["path"]: hub.objects[line["value"]["oid"]] for line in lines if line["key"] == "lfsFile"
             }
+            for gone in [line["value"]["path"] for line in lines if line["key"] == "deletedFile"]:
+                repository.files().pop(gone)
             number = len(repository.refs)
             oid = repository.commit(changed, f"refs/pr/{number}" if as_pull_request else "main")
             pull_request = f"{hub.url}/{repo_id}/discussions/{number}" if as_pull_request else None

@@ -12,7 +12,7 @@ import yaml
 
 # huggingface_hub 2.4 sends files by LFS with an argument that its HTTP library has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-NAMES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "figure.png", "pefttune.json"]
+NAMES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "bom.json", "figure.png", "pefttune.json"]
 PUBLISH = ("publish", "tiny", "--repo-id", "anna/reviews")
 
 
@@ -22,7 +22,9 @@ def test_what_lies_there_is_what_was_saved(published: Any, folder: Path) -> None
     for name in ("adapter_config.json", "adapter_model.safetensors", "figure.png"):
         assert files[name] == (folder / name).read_bytes()
     sent, saved = json.loads(files["pefttune.json"]), json.loads((folder / "pefttune.json").read_text())
-    assert sent["files"].pop("README.md") == hashlib.sha256(files["README.md"]).hexdigest()
+    for made in ("README.md", "bom.json"):
+        assert sent["files"].pop(made) == hashlib.sha256(files[made]).hexdigest()
+    assert json.loads(files["bom.json"])["metadata"]["component"]["name"] == "tiny"
     del saved["files"]["README.md"]
     assert sent == saved
 
@@ -293,3 +295,10 @@ def test_the_shipped_adapters_can_be_published(command: Any, hub: Any) -> None:
         "publish", "film-sentiment", "--store", store, "--repo-id", "a/b", "--dry-run", "--json"
     ).document
     assert document["warnings"] == []
+
+
+def test_a_card_that_the_hub_refuses(command: Any, refused: Any, hub: Any, folder: Path) -> None:
+    hub.card_faults = [{"message": '"license" must be one of [apache-2.0, mit]'}]
+    told = ("the Hub refuses the metadata of README.md", "must be one of [apache-2.0, mit]")
+    refused(command(*PUBLISH, "--json"), 2, "AdapterError", *told)
+    assert "anna/reviews" not in hub.repos

@@ -160,9 +160,14 @@ def based_on(files: dict[str, bytes], source: str) -> dict[str, bytes]:
     ("spoil", "kind", "told"),
     [
         (lambda files: with_digests(files, weights=b"PK\x03\x04 a pickle"), "AdapterError", "cannot be read"),
-        (lambda files: with_digests(files, config=b"[" * 100_000), "AdapterError", "cannot be read as JSON"),
+        (lambda files: with_digests(files, config=b"[" * 100_000), "AdapterError", "config.json is damaged"),
         (lambda files: config_with(files, base_model_name_or_path="/etc"), "AdapterError", "names another base"),
-        (lambda files: config_with(files, target_modules="(a+)+$"), "AdapterError", "names the layers by a pattern"),
+        (lambda files: config_with(files, target_modules="(a+)+$"), "AdapterError", "target_modules has to be a list"),
+        (lambda files: config_with(files, exclude_modules="(a+)+$"), "AdapterError", "exclude_modules has to be"),
+        (lambda files: config_with(files, rank_pattern={"(a+)+$": 4}), "AdapterError", "rank_pattern has to name"),
+        (lambda files: config_with(files, alpha_pattern={"(a+)+$": 4}), "AdapterError", "alpha_pattern has to name"),
+        (lambda files: config_with(files, r=200_000_000), "AdapterError", "r is 200000000"),
+        (lambda files: manifest_with(files, name="../\x1b[2J"), "AdapterError", "cannot name an adapter"),
         (lambda files: manifest_with(files, recipe={**json.loads(files["pefttune.json"])["recipe"], "seed": "x"}),
          "RecipeError", "seed"),
         (lambda files: based_on(files, "evil/base"), "AdapterError", "names one base, and has another loaded"),
@@ -179,6 +184,22 @@ def test_hostile_files(
     before = everything(tmp_path / "adapters")
     refused(command("pull", "anna/reviews", "--json"), 2, kind, told)
     assert everything(tmp_path / "adapters") == before
+
+
+@pytest.mark.parametrize("changes", [{"name": "../evil"}, {"recipe": {}}, {"format": 3}])
+def test_the_weights_of_a_bad_manifest_are_not_fetched(
+    command: Any, hub: Any, published: Any, changes: dict[str, Any]
+) -> None:
+    published.commit(manifest_with(published.files(), **changes))
+    assert command("pull", "anna/reviews").code == 2
+    assert any(f"/{store.MANIFEST}" in line for line in hub.asked)
+    assert not any(f"/{ADAPTER}" in line for line in hub.asked)
+
+
+def test_weights_that_are_not_the_manifests_are_not_fetched(command: Any, hub: Any, published: Any) -> None:
+    published.commit({ADAPTER: flipped(published.files()[ADAPTER])})
+    assert f"{ADAPTER} has been changed or damaged" in command("pull", "anna/reviews").err
+    assert not any(f"/{ADAPTER}" in line for line in hub.asked)
 
 
 def test_another_base_of_that_name_here(command: Any, refused: Any, published: Any) -> None:
