@@ -77,11 +77,10 @@ def fit(session: Session, lines: Sequence[Line]) -> list[tuple[TrainingLog, dict
 def _encoded(session: Session, line: Line) -> tuple[list[Example], list[tasks.Encoded]]:
     """Training rows as examples, and those of each validation row. Told: rows that are too long, what the
     doctor finds, batches not ragged."""
+    from pefttune.inference import ReadOnlyEncoder
 
     def encoded(rows: Sequence[Row], what: str) -> list[tasks.Encoded]:
         return encode(line.recipe, session[line.name].encoder, rows, what, line.notify)
-
-    from pefttune.inference import ReadOnlyEncoder
 
     train, validation = flat(encoded(line.rows.train, "training")), encoded(line.rows.validation, "validation")
     if line.recipe.data.too_long == "error":  # said of test rows now, not when the training is over

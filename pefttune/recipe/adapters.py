@@ -457,8 +457,8 @@ class TrainableTokens(Method):
         description="The vectors of a few tokens, new ones too, and in the output layer, where it is tied to them."
     )
     tokens: Texts = Field(
-        description="The tokens, as the base's vocabulary names them. Those it lacks are added to a copy of the tokenizer, "
-        "which is this adapter's own (docs/prompts.md).",
+        description="The tokens, as the base's vocabulary names them. Those it lacks are added to a copy of the "
+        "tokenizer, which is this adapter's own (docs/prompts.md).",
         examples=[["<|reserved_special_token_0|>", "<ent>"]],
     )
 
