@@ -188,13 +188,13 @@ def test_answers_and_words_are_found_behind_new_tokens(base_of: Any, tiny_encode
     loaded = session.attach(asked, section(("<Ent>",)), 256)
     context = "<Ent>Ada lives in oslo now"
     answers = {"text": ["oslo"], "answer_start": [context.index("oslo")]}
-    (example,) = loaded.encoder(Row({"question": "where?", "context": context, "answers": answers}, "row"))
+    row = Row({"question": "where?", "context": context, "answers": answers}, "row")
+    (example,) = loaded.encoder(row)
     (new,) = loaded.vocabulary.new_ids.values()
     assert new in example.prompt
-    read = [position for position, target in example.marks if target == 1]
-    words = loaded.vocabulary.tokenizer.convert_ids_to_tokens([example.prompt[position] for position in read])
-    assert "".join(words).replace("##", "") == "oslo"
-    tagged = tasks.get(of_tasks.TokenClassification(type="token-classification", labels=("O", "B-X", "I-X")))
+    assert example.characters_M2[:2].tolist() == [[0, 5], [5, 6]]
+    assert loaded.encoder.misaligned(row) == []
+    tagged = tasks.get(of_tasks.TokenClassification(type="token-classification", labels=("X",)))
     loaded = session.attach(tagged, section(("<Ent>",)), 256)
     (example,) = loaded.encoder(Row({"tokens": ["a", "<Ent>", "b"], "tags": ["O", "B-X", "O"]}, "row"))
     (marked,) = [position for position, target in example.marks if target == 1]
@@ -223,7 +223,7 @@ def test_new_words_make_a_task_learnable_from_the_recipe_to_the_store_and_back(
     assert run.comparison.adapter["accuracy"] > 0.8
     assert run.manifest["new_tokens"] == {"<up>": 261, "<down>": 262, "<yes>": 263, "<no>": 264}
     assert pefttune.evaluate("tiny", tmp_path / "adapters").adapter == run.comparison.adapter
-    assert pefttune.verify("tiny", tmp_path / "adapters").verdict.word == "equal"
+    assert pipeline.verify("tiny", tmp_path / "adapters").verdict.word == "equal"
 
     session = pefttune.open_session("tiny", tmp_path / "adapters")
     (example,) = session["tiny"].encoder(Row({"text": "<up> 7"}, "row"))
@@ -237,7 +237,7 @@ def test_new_words_make_a_task_learnable_from_the_recipe_to_the_store_and_back(
     ids = torch.tensor([example.prompt])
     theirs = logits(peft.PeftModel.from_pretrained(plain["base"], run.folder), ids)
     assert (theirs - logits(session.base.model, ids)).abs().max() <= SUMS * theirs.abs().max()
-    [found] = pefttune.check("tiny", "peft", tmp_path / "adapters")
+    [found] = pipeline.check("tiny", "peft", tmp_path / "adapters")
     assert (found.kind, "'<up>', '<down>'" in found.cause) == ("know", True)
 
 
