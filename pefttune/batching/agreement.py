@@ -75,8 +75,8 @@ def disagreement(model: Any, examples: Sequence[Example], pad_id: int, *, causal
     tried = [
         replace(
             example,
-            prompt=tuple(token if token < known else pad_id for token in example.prompt),
-            answers=example.answers[:ANSWERS_TRIED],
+            prompt=_within(known, example.prompt, pad_id),
+            answers=tuple(_within(known, answer, pad_id) for answer in example.answers[:ANSWERS_TRIED]),
         )
         for example in tried
     ]
@@ -90,6 +90,10 @@ def disagreement(model: Any, examples: Sequence[Example], pad_id: int, *, causal
     if not agrees(model, ours, reference):
         return f"its hidden states differ by {_distance(ours, reference):.2g} from those of padded batches"
     return None
+
+
+def _within(known: int, ids: tuple[int, ...], pad_id: int) -> tuple[int, ...]:
+    return tuple(token if token < known else pad_id for token in ids)
 
 
 def agrees(model: Any, ours: Tensor, reference: Tensor) -> bool:

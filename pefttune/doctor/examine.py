@@ -29,7 +29,7 @@ from pefttune.doctor.repeats import check_repeats
 from pefttune.doctor.report import Part, Report
 from pefttune.recipe import Recipe
 from pefttune.recipe.adapters import VirtualTokens
-from pefttune.tasks import Encoder, Task, encoder_of
+from pefttune.tasks import Encoder, Task, encoder_of, vocabulary_of
 
 WITHOUT_LIMIT = 1 << 30  # tokens
 
@@ -61,11 +61,11 @@ def examine(recipe: Recipe, task: Task, rows: Dataset) -> Report:
     from pefttune import bases
 
     reader = bases.open_reader(recipe.base)
-    limit = recipe.data.max_length
+    tokenizer, limit = vocabulary_of(recipe.adapter, reader.tokenizer).tokenizer, recipe.data.max_length
 
     def encoder_for(tokens: int) -> Encoder:
         kind = {"causal": reader.causal, "encoder_decoder": reader.encoder_decoder}
-        return encoder_of(task, reader.tokenizer, tokens, **kind)
+        return encoder_of(task, tokenizer, tokens, **kind)
 
     encoder, unlimited = encoder_for(limit), encoder_for(WITHOUT_LIMIT)
     by_part = {part: getattr(rows, part) for part in PARTS}
@@ -75,7 +75,7 @@ def examine(recipe: Recipe, task: Task, rows: Dataset) -> Report:
     }
     if recipe.data.too_long == "drop":
         examples[TRAIN] = [each for each in examples[TRAIN] if not each.truncated and not each.answer_limit]
-    case = Case(task, reader.tokenizer, encoder, by_part, examples)
+    case = Case(task, tokenizer, encoder, by_part, examples)
     counts = {part: count_kinds(task, own) for part, own in by_part.items()}
     kinds = kinds_of(task, [count for count in counts.values() if count is not None])
     virtual = recipe.adapter.num_virtual_tokens if isinstance(recipe.adapter, VirtualTokens) else 0

@@ -7,6 +7,7 @@ from pefttune.inference.likelihoods import answer_log_likelihoods
 from pefttune.inference.loaded import Loaded
 from pefttune.inference.opening import base_section_of, load_base_of, open_session
 from pefttune.inference.prompted import PromptedEncoder
+from pefttune.inference.readonly import ReadOnlyEncoder
 from pefttune.inference.sampling import Sampling
 from pefttune.inference.saved import check_base, check_config
 from pefttune.inference.session import BASE_ITSELF, Session
@@ -18,6 +19,7 @@ __all__ = [
     "Features",
     "Loaded",
     "PromptedEncoder",
+    "ReadOnlyEncoder",
     "Sampling",
     "Session",
     "View",

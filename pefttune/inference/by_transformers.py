@@ -32,12 +32,13 @@ OF_TOKENS = (
 @torch.no_grad()
 def written_by_transformers(
     base: Base,
+    tokenizer: Any,
     prompts: Sequence[Tokens],
     generation: Generation,
     ends: frozenset[int],
     sampling: Sampling | None = None,
 ) -> list[list[int]]:
-    """The tokens of an answer to each prompt."""
+    """The tokens of an answer to each prompt; `tokenizer` finds stop texts in them."""
     pad_id, apart = min(ends), base.model.config.is_encoder_decoder
     side = "right" if apart else "left"
     ids_BW = pad_sequence([torch.tensor(prompt) for prompt in prompts], True, pad_id, side)
@@ -61,7 +62,7 @@ def written_by_transformers(
             attention_mask=mask_BW.to(base.device),
             generation_config=config,
             # For stop texts it calls the tokenizer, which other threads use (`tasks.tokenizing`).
-            tokenizer=copy.deepcopy(base.tokenizer) if generation.stop else None,
+            tokenizer=copy.deepcopy(tokenizer) if generation.stop else None,
         )
     first = 1 if apart else ids_BW.shape[1]  # behind the prompt, or what a decoder begins with
     answers = [_until_end(row, ends) for row in written_BW[:, first:].tolist()]

@@ -60,12 +60,12 @@ def average(session: Session, names: Sequence[str], weights: Sequence[float] | N
     if isinstance(first, Average):
         raise AdapterError(f"{names[0]!r} is an average already; name the adapters themselves")
     for name, other in zip(names[1:], others, strict=True):
-        virtual = any(isinstance(one.encoder, PromptedEncoder) for one in (first, other))
+        own = any(isinstance(one.encoder, PromptedEncoder) or one.vocabulary for one in (first, other))
         alike = other.task == first.task and other.max_length == first.max_length
-        if virtual or not alike or isinstance(other, Average):
+        if own or not alike or isinstance(other, Average):
             raise AdapterError(
                 f"{names[0]!r} and {name!r} are not asked alike: to be averaged, adapters need the same task, labels, "
-                "instruction and data.max_length, and no virtual tokens"
+                "instruction and data.max_length, and no virtual or new tokens"
             )
     return Average(first.task, first.encoder, first.max_length, tuple(names), shares)
 

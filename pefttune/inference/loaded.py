@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ class Purpose:
     encoder: tasks.Encoder
     max_length: int
     """Tokens of its longest example."""
+    vocabulary: tasks.Vocabulary | None = field(default=None, kw_only=True)
+    """Where it adds tokens to that of the base."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from pefttune.inference.generation import can_write
 from pefttune.inference.lengths import check_length, tokens_at_once
 from pefttune.inference.loaded import Loaded, Purpose
 from pefttune.inference.prompted import PromptedEncoder
+from pefttune.inference.readonly import ReadOnlyEncoder
 from pefttune.inference.rows import AnyRow, as_row
 from pefttune.inference.sampling import Sampling
 from pefttune.inference.saved import attach_again, attach_saved, read_saved
@@ -145,13 +146,18 @@ class Session:
     def attach(self, task: tasks.Task, config: Any, max_length: int) -> Loaded:
         """A new, frozen adapter by the recipe's `adapter` section, with the task's encoder and head, not yet in the
         session. Raises BaseError or DataError when task, method and base do not fit together."""
-        encoder = self.encoder(task, max_length)
-        adapter = methods.attach(self.base.model, config, self.base.tokenizer)
+        vocabulary = tasks.vocabulary_of(config, self.base.tokenizer)
+        encoder = self.encoder(task, max_length, vocabulary.tokenizer)
+        adapter = methods.attach(self.base.model, config, vocabulary.tokenizer, vocabulary.new)
         if adapter.virtual_ids:
             taken = max_length + len(adapter.virtual_ids)
             self.check_length(taken, "data.max_length with adapter.num_virtual_tokens")
             encoder = PromptedEncoder(encoder, adapter.virtual_ids)
-        loaded = Loaded(task, encoder, max_length, adapter, task.new_head(self.base.model, causal=self.causal))
+        head = task.new_head(self.base.model, causal=self.causal)
+        if adapter.read_only_ids and head is None:
+            encoder = ReadOnlyEncoder(encoder, adapter.read_only_ids, vocabulary.tokenizer)
+        own = vocabulary if vocabulary.new else None
+        loaded = Loaded(task, encoder, max_length, adapter, head, vocabulary=own)
         loaded.train(False)
         return loaded
 
@@ -159,11 +165,17 @@ class Session:
         """Raise DataError, with what the limit is called, when the base has no positions for so many tokens."""
         check_length(self.base.model, max_length, called)
 
-    def encoder(self, task: tasks.Task, max_length: int) -> tasks.Encoder:
-        """What turns rows of the task into examples for this base. Raises BaseError or DataError."""
+    def tokenizer(self, name: str) -> Any:
+        """What the texts of that adapter are read and written by. Raises AdapterError."""
+        own = self.purpose(name).vocabulary
+        return self.base.tokenizer if own is None else own.tokenizer
+
+    def encoder(self, task: tasks.Task, max_length: int, tokenizer: Any = None) -> tasks.Encoder:
+        """What turns rows of the task into examples for this base, by its own tokenizer or another one that extends
+        it. Raises BaseError or DataError."""
         self.check_length(max_length, "data.max_length")
         kind = {"causal": self.causal, "encoder_decoder": self.base.model.config.is_encoder_decoder}
-        return tasks.encoder_of(task, self.base.tokenizer, max_length, **kind)
+        return tasks.encoder_of(task, tokenizer or self.base.tokenizer, max_length, **kind)
 
     def remove(self, name: str) -> None:
         """Take an adapter off the base and forget it."""

@@ -130,6 +130,6 @@ class Shelf:
 
     def _take_off(self, name: str) -> None:
         loaded = self._loaded.pop(name)
-        self._away[name] = Purpose(loaded.task, loaded.encoder, loaded.max_length)
+        self._away[name] = Purpose(loaded.task, loaded.encoder, loaded.max_length, vocabulary=loaded.vocabulary)
         if loaded.adapter is not None:
             methods.detach(self._model, loaded.adapter)

@@ -28,10 +28,10 @@ class Writer:
         self._session, self._name = session, name
         self._generation, self._sampling = generation or task.generation, sampling
         told = session.base.model.generation_config.eos_token_id
-        tokenizer = session.base.tokenizer
-        ends = {*(told if isinstance(told, list) else [told]), tokenizer.eos_token_id}
+        self._tokenizer = session.tokenizer(name)
+        ends = {*(told if isinstance(told, list) else [told]), self._tokenizer.eos_token_id}
         if not session.base.model.config.is_encoder_decoder:
-            ends.add(ChatTemplate(tokenizer).end)
+            ends.add(ChatTemplate(self._tokenizer).end)
         self._ends = frozenset(ends - {None})
 
     def write(self, examples: Sequence[Example], progress: Callable[[int], None]) -> list[Writing]:
@@ -73,7 +73,7 @@ class Writer:
             next(steps)
 
     def _new_answer(self) -> Answer:
-        return Answer(self._session.base.tokenizer, self._generation, self._ends)
+        return Answer(self._tokenizer, self._generation, self._ends)
 
     def _by_session(self, examples: Sequence[Example]) -> bool:
         ragged = self._session.collator.found_ragged(examples)
@@ -86,7 +86,8 @@ class Writer:
     def _leave_to_transformers(
         self, prompts: Sequence[Tokens], answers: Sequence[Answer], sampling: Sampling | None
     ) -> None:
-        tokens = written_by_transformers(self._session.base, prompts, self._generation, self._ends, sampling)
+        base, generation = self._session.base, self._generation
+        tokens = written_by_transformers(base, self._tokenizer, prompts, generation, self._ends, sampling)
         both = zip(prompts, tokens, strict=True)
         examples = [Example(tuple(prompt), (tuple(own),), 0, "prompt") for prompt, own in both]
         # Read back for their likelihood: transformers would keep the logits of the whole vocabulary for every step.

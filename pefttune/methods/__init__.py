@@ -1,7 +1,8 @@
 """Methods of adapting a frozen base, and the files of adapters. A new method is one file and one line of
 `METHODS`, or a package of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pefttune.methods import configuration, others, placed, weights
@@ -35,13 +36,14 @@ METHODS: dict[str, type[Any]] = {
     "prefix_tuning": PrefixTuned,
     "trainable_tokens": TrainableTokens,
 }
-OF_WORDS = (PromptTuned, TrainableTokens)
-"""Those that are told the base's tokenizer as well."""
 
 
-def attach(model: Any, config: Any, tokenizer: Any = None) -> Adapter:
+def attach(
+    model: Any, config: Any, tokenizer: Any = None, pieces: Mapping[str, Sequence[int]] = MappingProxyType({})
+) -> Adapter:
     """Attach a new, frozen adapter of `config.method` to `model`, in place, and let none act. The model's outputs do
-    not change yet. `tokenizer` is the base's, which methods that speak of words ask.
+    not change yet. `tokenizer` is the one its texts are read by, which methods that speak of words ask; where that has
+    tokens which the base's lacks, `pieces` are what the base's makes of each.
 
     Raises BaseError when the method cannot be attached to this base.
     """
@@ -49,7 +51,8 @@ def attach(model: Any, config: Any, tokenizer: Any = None) -> Adapter:
     if config.method not in METHODS:
         METHODS[config.method] = others.class_of(config)
     kind = METHODS[config.method]
-    adapter: Adapter = kind(model, config, tokenizer) if kind in OF_WORDS else kind(model, config)
+    words: dict[type[Any], tuple[Any, ...]] = {PromptTuned: (tokenizer,), TrainableTokens: (tokenizer, pieces)}
+    adapter: Adapter = kind(model, config, *words.get(kind, ()))
     return adapter
 
 

@@ -18,6 +18,8 @@ class Adapter(Protocol):
     """Whether several such adapters may act in one pass, each on its own rows."""
     virtual_ids: tuple[int, ...] = ()
     """Ids beyond the base's vocabulary that every text begins with, which the adapter embeds while it acts."""
+    read_only_ids: frozenset[int] = frozenset()
+    """Ids beyond the base's vocabulary that it embeds, and that the base's output layer has no row for."""
     file_prefix: str = FILE_PREFIX
     """What stands in its file before the path of a module of the base."""
 

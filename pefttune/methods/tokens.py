@@ -1,15 +1,19 @@
-"""Vectors of a few tokens of the vocabulary, learned anew, while the table stays as it is. Where the output layer is
-tied to the table, it has them, too."""
+"""Vectors of a few tokens, learned anew, while the table stays as it is. Where the output layer is tied to the table,
+it has them, too. Tokens that the vocabulary lacked may be among them, whose ids may lie beyond the table.
+
+A new token begins as the mean of the vectors of the pieces that it was read as before, as is common: a mean of vectors
+is never far likelier than each of them, as random ones may be (nlp.stanford.edu/~johnhew/vocab-expansion.html).
+"""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import peft
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from pefttune.errors import BaseError
 from pefttune.methods import placed
@@ -25,8 +29,11 @@ class TrainableTokens(Adapter):
     mixes = False  # whoever scores rows of several asks the output layer of the base
     first_layer = 0
 
-    def __init__(self, model: Any, config: sections.TrainableTokens, tokenizer: Any) -> None:
-        """On a model where no adapter acts. Raises BaseError for tokens that the base does not have."""
+    def __init__(
+        self, model: Any, config: sections.TrainableTokens, tokenizer: Any, pieces: Mapping[str, Sequence[int]]
+    ) -> None:
+        """On a model where no adapter acts. `tokenizer` knows all of its tokens, and `pieces` are what the base's makes
+        of those that are new. Raises BaseError for tokens that the base has no vectors for."""
         if model.config.is_encoder_decoder:
             raise BaseError(
                 "adapter.method: trainable_tokens works with decoders and encoders, and this base is an "
@@ -34,11 +41,18 @@ class TrainableTokens(Adapter):
             )
         self._model, self._path = model, embedding_path(model)
         table, output = model.get_submodule(self._path), model.get_output_embeddings()
-        self._ids = [_id_of(token, tokenizer, len(table.weight)) for token in config.tokens]
+        vocabulary = tokenizer.get_vocab()
+        self._ids = [vocabulary[token] for token in config.tokens]
         self._ids_K = torch.tensor(self._ids, device=table.weight.device)
-        self._vectors_KD = nn.Parameter(table.weight[self._ids_K].float(), requires_grad=False)
+        begun = [
+            _first_vector(table.weight, token, pieces.get(token, (own,)))
+            for token, own in zip(config.tokens, self._ids, strict=True)
+        ]
+        self._vectors_KD = nn.Parameter(torch.stack(begun), requires_grad=False)
         tied = output is not None and output.weight.data_ptr() == table.weight.data_ptr()
         self._output_path = path_of(model, output) if tied else None
+        if output is not None and not tied:
+            self.read_only_ids = frozenset(own for own in self._ids if own >= len(output.weight))
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -71,29 +85,30 @@ class TrainableTokens(Adapter):
 
 
 class LearnedOutputs(Around):
-    """The output layer, some rows of which are an adapter's own."""
+    """The output layer, some rows of which are an adapter's own; these may lie behind its last."""
 
     def __init__(self, base_layer: nn.Linear, ids_K: Tensor, vectors_KD: nn.Parameter) -> None:
         super().__init__(base_layer)
         self._learned = (ids_K, vectors_KD)  # in a tuple: no part of the layer
+        self._beyond = max(0, int(ids_K.max()) + 1 - len(base_layer.weight))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits (…, V) of hidden states (…, D)."""
+        """Logits (…, V) of hidden states (…, D), and of ids behind V up to the last that is learned."""
         ids_K, vectors_KD = self._learned
         logits: Tensor = self.base_layer(hidden)
-        bias = None if self.base_layer.bias is None else self.base_layer.bias[ids_K]
+        bias = self.base_layer.bias
+        if self._beyond:
+            logits = pad(logits, (0, self._beyond), value=float("-inf"))  # an id that nobody has is never written
+            bias = None if bias is None else pad(bias, (0, self._beyond))
+        bias = None if bias is None else bias[ids_K]
         return logits.index_copy(-1, ids_K, linear(hidden, vectors_KD.to(hidden.dtype), bias))
 
 
-def _id_of(token: str, tokenizer: Any, rows: int) -> int:
-    """The token's row of the table. Raises BaseError."""
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    found = vocabulary.get(token, rows)
-    if found < rows:
-        return found
-    reserved = [name for name in vocabulary if re.search("reserved|unused", name)]
-    kept = f"; kept in reserve are {', '.join(reserved[:3])} and others" if reserved else ""
-    raise BaseError(
-        f"adapter.tokens: {token!r} is not in the base's vocabulary, and new tokens are not added to it; name "
-        f"tokens that are there, spelled as there (with its mark for a space before a word){kept}"
-    )
+def _first_vector(table_VD: Tensor, token: str, pieces: Sequence[int]) -> Tensor:
+    """The mean (D,) of the vectors of these ids, in float32. Raises BaseError for ids that lie beyond the table."""
+    if max(pieces) >= len(table_VD):
+        raise BaseError(
+            f"adapter.tokens: {token!r} is known to the base's tokenizer, but the base has no vector for it; name "
+            "another token"
+        )
+    return table_VD[list(pieces)].float().mean(0)

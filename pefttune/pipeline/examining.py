@@ -28,7 +28,7 @@ def check(session: Session, line: Line, train: Sequence[Example], validation: Se
     if rows.test:  # trainings that are only compared have none
         by_part["test"] = rows.test
     examples = {"train": train, "validation": validation, "test": ()}  # test rows are encoded when they are scored
-    findings = doctor.check(doctor.Case(ours.task, session.base.tokenizer, encoder, by_part, examples))
+    findings = doctor.check(doctor.Case(ours.task, session.tokenizer(line.name), encoder, by_part, examples))
     if errors := [str(finding) for finding in findings if finding.level == "error"]:
         raise DataError("\n".join(errors))
     for finding in findings:

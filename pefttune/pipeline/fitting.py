@@ -35,6 +35,9 @@ def attach(session: Session, line: Line) -> Line:
     members = weights_of(session, line.parents) if isinstance(recipe.adapter, Fusion) else []
     set_seed(recipe.seed)
     loaded = session.add(line.name, session.attach(line.task, recipe.adapter, recipe.data.max_length))
+    if loaded.vocabulary is not None:
+        told = ", ".join(f"{token!r} (id {own})" for token, own in loaded.vocabulary.new_ids.items())
+        tell(line.notify, f"the base's vocabulary lacks {told}: this adapter adds that to a copy of the tokenizer")
     if beginning is not None and isinstance(loaded.adapter, LoraAdapter):
         loaded.adapter.begin(beginning, counter(line.notify, "decomposed", "weights", len(loaded.adapter.updates)))
     if isinstance(loaded.adapter, FusionAdapter):
@@ -74,6 +77,7 @@ def fit(session: Session, lines: Sequence[Line]) -> list[tuple[TrainingLog, dict
 def _encoded(session: Session, line: Line) -> tuple[list[Example], list[tasks.Encoded]]:
     """Training rows as examples, and those of each validation row. Told: rows that are too long, what the
     doctor finds, batches not ragged."""
+    from pefttune.inference import ReadOnlyEncoder
 
     def encoded(rows: Sequence[Row], what: str) -> list[tasks.Encoded]:
         return encode(line.recipe, session[line.name].encoder, rows, what, line.notify)
@@ -81,6 +85,10 @@ def _encoded(session: Session, line: Line) -> tuple[list[Example], list[tasks.En
     train, validation = flat(encoded(line.rows.train, "training")), encoded(line.rows.validation, "validation")
     if line.recipe.data.too_long == "error":  # said of test rows now, not when the training is over
         encoded(line.rows.test, "test")
+    encoder = session[line.name].encoder
+    if isinstance(encoder, ReadOnlyEncoder):
+        for row in line.rows.test:  # an answer that cannot be written, too
+            encoder(row)
     check(session, line, train, flat(validation))
     train = [example for example in train if teaches(example)]
     try_ragged(session, train, line.notify)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def render_card(
             pairs=bool(head) and head["task_type"] == "QUESTION_ANS",
             method=recipe["adapter"]["method"],
             in_peft=METHODS[recipe["adapter"]["method"]].in_peft,
+            new_tokens=_as_python(manifest.get("new_tokens") or ()),
             parameters=manifest["parameters"],
             version=manifest["versions"]["pefttune"],
             license=license,
@@ -190,6 +192,11 @@ def _points(fraction: float) -> str:
 def _cell(text: str) -> str:
     """Text as a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _as_python(texts: Collection[str]) -> str:
+    """Texts as a list in Python; empty where there are none."""
+    return json.dumps(list(texts), ensure_ascii=False) if texts else ""
 
 
 def _example(inputs: Sequence[str]) -> str:

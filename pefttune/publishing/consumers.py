@@ -118,6 +118,10 @@ def _peft(adapter: Stored) -> Iterator[Objection]:
     if head.get("is_causal") is False:
         cause = "its tokens were trained to see those that follow them, and transformers hides these"
         yield Objection("know", cause, "set base.config.is_causal = False before PeftModel.from_pretrained")
+    if tokens := list(adapter.manifest.get("new_tokens") or ()):
+        cause = f"it reads by new tokens, {', '.join(map(repr, tokens))}, which the base lacks"
+        mend = "add them to its tokenizer and table before PeftModel.from_pretrained, as its card says"
+        yield Objection("know", cause, mend)
     if head.get("task_type") == "QUESTION_ANS":
         cause = "it was trained without token types, which PEFT's class for questions does not pass on"
         yield Objection("know", cause, "tokenize with return_token_type_ids=False")

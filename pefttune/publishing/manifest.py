@@ -37,6 +37,7 @@ def describe(
         "inputs": list(loaded.task.inputs),
         "prompt": loaded.encoder.render(),
         "head": _head(recipe, loaded, base),
+        "new_tokens": loaded.vocabulary and loaded.vocabulary.new_ids,
         "base": describe_base(base, recipe),
         "data": asdict(report),
         "parameters": sum(parameter.numel() for parameter in loaded.parameters.values()),

@@ -470,14 +470,15 @@ class PrefixTuning(VirtualTokens):
 
 
 class TrainableTokens(Method):
-    """A few tokens of the vocabulary, embedded anew."""
+    """A few tokens, of the vocabulary or new, embedded anew."""
 
     method: Literal["trainable_tokens"] = Field(
-        description="The vectors of a few tokens of the vocabulary, in the output layer, too, where it is tied to them."
+        description="The vectors of a few tokens, new ones too, and in the output layer, where it is tied to them."
     )
     tokens: Texts = Field(
-        description="The tokens, as the base's vocabulary names them, such as those that it has in reserve.",
-        examples=[["<|reserved_special_token_0|>"]],
+        description="The tokens, as the base's vocabulary names them. Those it lacks are added to a copy of the "
+        "tokenizer, which is this adapter's own (docs/prompts.md).",
+        examples=[["<|reserved_special_token_0|>", "<ent>"]],
     )
 
 

@@ -1,0 +1,56 @@
+"""Tokens that an adapter adds to the vocabulary of its base: in a copy of the base's tokenizer, which is its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pefttune.errors import BaseError
+from pefttune.recipe.adapters import TrainableTokens
+from pefttune.tasks.prompt import text_tokens
+from pefttune.tasks.tokenizing import ONE_AT_A_TIME
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer that an adapter's texts are read and written by. `new` are the tokens that it has and the base's
+    lacks, each with the pieces into which that one splits it."""
+
+    tokenizer: Any
+    new: Mapping[str, tuple[int, ...]]
+
+    @property
+    def new_ids(self) -> dict[str, int]:
+        """The ids of the new tokens, in the order of the recipe."""
+        return {token: self.tokenizer.convert_tokens_to_ids(token) for token in self.new}
+
+
+def vocabulary_of(adapter: Any, tokenizer: Any) -> Vocabulary:
+    """That of an adapter with this section, on a base with this tokenizer, which is left as it is. Raises BaseError for
+    new tokens that could not be told from others."""
+    known = tokenizer.get_vocab()
+    tokens = adapter.tokens if isinstance(adapter, TrainableTokens) else ()
+    new = {token: text_tokens(tokenizer, token) for token in tokens if token not in known}
+    if not new:
+        return Vocabulary(tokenizer, {})
+    with ONE_AT_A_TIME:
+        own = copy.deepcopy(tokenizer)
+    own.add_tokens(list(new))
+    for token, pieces in new.items():
+        if fault := _fault(token, pieces, own):
+            raise BaseError(f"adapter.tokens: {token!r} cannot be added to the base's vocabulary: {fault}")
+    return Vocabulary(own, new)
+
+
+def _fault(token: str, pieces: tuple[int, ...], own: Any) -> str | None:
+    """What is wrong with a new token, if anything."""
+    if token != token.strip():
+        return "it begins or ends with a blank, which a tokenizer may strip; leave that out"
+    if twins := [special for special in own.all_special_tokens if special.casefold() == token.casefold()]:
+        return f"but for capitals it is the special token {twins[0]!r}; name that one, or another"
+    found = own.convert_tokens_to_ids(token)
+    if not pieces or text_tokens(own, token) != (found,) or found not in text_tokens(own, f"a {token} b"):
+        return "its tokenizer does not find it in a text; name another one, such as '<ent>'"
+    return None
