@@ -76,6 +76,7 @@ TASKS = {
     ),
 }
 
+PARALLEL = {"placement": "parallel", "non_linearity": "silu", "reduction_factor": 8}
 SETTINGS = {
     "lora": Setting(1e-3, {"r": 8}),
     "dora": Setting(1e-3, {"r": 8}),
@@ -96,7 +97,7 @@ SETTINGS = {
             "tweets": {"adapter.tokens": ["[CLS]", "[SEP]"]},
         },
     ),
-    "bottleneck": Setting(1e-3, {"reduction_factor": 8}, on={"tweets": {"adapter.reduction_factor": 5}}),
+    "bottleneck": Setting(1e-3, PARALLEL, on={"tweets": {"adapter.reduction_factor": 5}}),
     "head": Setting(1e-2, on={"film": {"task.approach": "head"}}),
 }
 

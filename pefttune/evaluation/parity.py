@@ -81,7 +81,7 @@ def parity(rows: int, one: Answers, other: Answers) -> Parity:
     agreed = sum(mine == theirs for mine, theirs in zip(one.choices, other.choices, strict=True))
     with np.errstate(invalid="ignore"):  # of two infinite scores that are alike
         apart = np.where(one.scores == other.scores, 0.0, np.abs(one.scores - other.scores))
-    largest = float(np.nan_to_num(apart, nan=np.inf).max())
+    largest = float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max())
     share, distinct = agreed / len(one.choices), len(set(one.choices))
     return Parity(rows, len(one.choices), one.counted, share, one.metric, one.value, other.value, largest, distinct)
 

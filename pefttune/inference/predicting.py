@@ -51,7 +51,8 @@ def parallel(
 def _check_several(rows: object) -> None:
     """A text is no list of its letters, nor a row one of its columns' names, nor a table one of its columns. Raises
     DataError."""
-    if hasattr(rows, "columns"):  # as the tables of pandas, Polars and PyArrow have, and no list of rows
+    columns = getattr(rows, "columns", None)  # as the tables of pandas, Polars and PyArrow have, and no list of rows
+    if columns is not None and not callable(columns):
         raise DataError(OF_COLUMNS.format(kind=type(rows).__name__))
     if isinstance(rows, str | bytes | Row | Mapping) or not isinstance(rows, Iterable):
         raise DataError(SEVERAL)

@@ -149,8 +149,10 @@ def lora_targets(model: Any, config: LowRank) -> dict[str, nn.Linear]:
     """The linear layers that LoRA is to adapt, by path. Raises BaseError when there is none."""
     # By the path PEFT will see, for a layer's number is looked for behind two names.
     prefix, wanted = path_in_class(model), _peft_config(model, config, {}, {})
-    linears = linear_modules(model)
+    linears, layers = linear_modules(model), layers_of(model, config.layers)
     found = {name: linear for name, linear in linears.items() if check_target_module_exists(wanted, prefix + name)}
+    if outside := [name for name in found if layers is not None and layer_of(name) not in layers]:
+        raise BaseError(f"adapter.target_modules: {outside[0]} is none of the layers asked for by adapter.layers")
     if not found:
         raise BaseError("adapter: no linear layer is both in target_modules and in the layers asked for")
     return found

@@ -478,7 +478,7 @@ class TrainableTokens(Method):
     tokens: Texts = Field(
         description="The tokens, as the base's vocabulary names them. Those it lacks are added to a copy of the "
         "tokenizer, which is this adapter's own (docs/prompts.md).",
-        examples=[["<|reserved_special_token_0|>", "<ent>"]],
+        examples=[["<|reserved_special_token_0|>"]],
     )
 
 

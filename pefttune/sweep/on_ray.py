@@ -34,16 +34,17 @@ def on_ray(address: str) -> Iterator[Train]:
     except ImportError:
         raise InputError("--ray: Ray is not installed; pip install 'pefttune[ray]'") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    where: dict[str, Any] = {"include_dashboard": False} if address == HERE else {"address": address}
+    where: dict[str, Any] = {"include_dashboard": False} if address == HERE else {}
     if address != HERE:
         _check_answers(address)
     try:
-        ray.init(**where, logging_level="ERROR", log_to_driver=False)
+        # `local` is Ray's own word, too: without it a cluster in RAY_ADDRESS would be taken.
+        ray.init(address=address, **where, logging_level="ERROR", log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:  # another version there, no room for its sockets, …
         raise InputError(f"--ray {address}: Ray does not begin: {error}") from error
-    trained = ray.remote(**_for_one(ray.nodes()))(_trained)
 
     def train(recipes: Sequence[Recipe], notify: Notify) -> Iterator[Mapping[str, Tried | Failed]]:
+        trained = ray.remote(**_for_one(address, ray.nodes()))(_trained)
         waiting = {trained.remote(to_mapping(recipe), os.getcwd()): recipe.output.name for recipe in recipes}
         while waiting:
             [done], _ = ray.wait(list(waiting))
@@ -70,12 +71,16 @@ def _check_answers(address: str) -> None:
         raise InputError(f"--ray {address}: no Ray cluster answers there: {error}") from None
 
 
-def _for_one(nodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What one trial takes: a GPU, or all cores of the smallest machine, for torch uses them all."""
+def _for_one(address: str, nodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What one trial takes: a GPU, or all cores of the smallest machine, for torch uses them all. Raises InputError
+    where there is neither."""
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     if any(resources.get("GPU") for resources in alive):
         return {"num_gpus": 1}
-    return {"num_cpus": min(resources["CPU"] for resources in alive if resources.get("CPU"))}
+    cores = [resources["CPU"] for resources in alive if resources.get("CPU")]
+    if not cores:
+        raise InputError(f"--ray {address}: no machine of that cluster lends a core yet")
+    return {"num_cpus": min(cores)}
 
 
 def _trained(recipe: dict[str, Any], folder: str) -> str:

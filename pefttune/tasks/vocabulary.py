@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class Vocabulary:
     @property
     def new_ids(self) -> dict[str, int]:
         """The ids of the new tokens, in the order of the recipe."""
-        return {token: self.tokenizer.convert_tokens_to_ids(token) for token in self.new}
+        return _ids(self.tokenizer, self.new)
 
 
 def vocabulary_of(adapter: Any, tokenizer: Any) -> Vocabulary:
@@ -35,13 +35,22 @@ def vocabulary_of(adapter: Any, tokenizer: Any) -> Vocabulary:
     new = {token: text_tokens(tokenizer, token) for token in tokens if token not in known}
     if not new:
         return Vocabulary(tokenizer, {})
+    from transformers import AddedToken
+
     with ONE_AT_A_TIME:
         own = copy.deepcopy(tokenizer)
-    own.add_tokens(list(new))
+    # As written: some tokenizers would put a blank's mark before it, and find it behind blanks only.
+    own.add_tokens([AddedToken(token, normalized=False) for token in new])
+    if taken := [token for token, number in _ids(own, new).items() if number in known.values()]:
+        raise BaseError(f"adapter.tokens: {taken[0]!r} cannot be added to the base's vocabulary, whose ids have gaps")
     for token, pieces in new.items():
         if fault := _fault(token, pieces, own):
             raise BaseError(f"adapter.tokens: {token!r} cannot be added to the base's vocabulary: {fault}")
     return Vocabulary(own, new)
+
+
+def _ids(tokenizer: Any, tokens: Iterable[str]) -> dict[str, int]:
+    return {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
 
 
 def _fault(token: str, pieces: tuple[int, ...], own: Any) -> str | None:
@@ -51,6 +60,7 @@ def _fault(token: str, pieces: tuple[int, ...], own: Any) -> str | None:
     if twins := [special for special in own.all_special_tokens if special.casefold() == token.casefold()]:
         return f"but for capitals it is the special token {twins[0]!r}; name that one, or another"
     found = own.convert_tokens_to_ids(token)
-    if not pieces or text_tokens(own, token) != (found,) or found not in text_tokens(own, f"a {token} b"):
+    around = (f"a {token} b", f"a{token}b", f"\n{token}")
+    if not pieces or text_tokens(own, token) != (found,) or any(found not in text_tokens(own, one) for one in around):
         return "its tokenizer does not find it in a text; name another one, such as '<ent>'"
     return None

@@ -154,6 +154,21 @@ def test_a_module_may_be_named_by_the_end_of_its_path(tiny_encoder: Path) -> Non
     assert len(methods.attach(AutoModel.from_pretrained(tiny_encoder), low_rank).parameters) == 2 * len(inner)
 
 
+@pytest.mark.parametrize("method", ["oft", "lora"])
+def test_a_path_outside_of_the_layers_is_not_adapted(model_of: Any, method: str) -> None:
+    path = "model.layers.0.self_attn.q_proj"
+    wanted = TypeAdapter(sections.AdapterSection).validate_python(
+        {"method": method, **SMALL.get(method, {}), "target_modules": [path, "v_proj"], "layers": "top-1"}
+    )
+    if method == "lora":  # PEFT would adapt it all the same
+        with pytest.raises(BaseError, match=f"adapter.target_modules: {path} is none of the layers asked for"):
+            methods.attach(model_of("Llama"), wanted)
+    else:
+        assert list(methods.attach(model_of("Llama"), wanted).config()["target_modules"]) == [
+            "model.layers.1.self_attn.v_proj"
+        ]
+
+
 @pytest.mark.parametrize(
     ("method", "changes", "told"),
     [

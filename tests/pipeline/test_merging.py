@@ -170,6 +170,8 @@ def save_without(folder: Path, module: str) -> None:
 
     state = load_file(folder / weights.WEIGHTS)
     save_file({key: tensor for key, tensor in state.items() if module not in key}, folder / weights.WEIGHTS)
+    config = json.loads((folder / weights.CONFIG).read_text())
+    (folder / weights.CONFIG).write_text(json.dumps(config | {"exclude_modules": [module]}))
 
 
 @pytest.mark.parametrize(
