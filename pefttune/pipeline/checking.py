@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttune.errors import AdapterError
 from pefttune.pipeline.parents import Parent, read_parent
+from pefttune.recipe.adapters import Lora
 
 if TYPE_CHECKING:
     from pefttune.publishing import Objection, Stored
@@ -40,8 +40,7 @@ def stored(adapter: Parent, model_type: str | None) -> Stored:
     """What other programs see of the adapter, whose base is of that type. Raises AdapterError."""
     from pefttune import methods, publishing
 
-    config = _read_config(adapter.folder / methods.weights.CONFIG)
-    return publishing.Stored(config, methods.weights.shapes(adapter.folder), adapter.manifest, model_type)
+    return publishing.Stored(read_config(adapter), methods.weights.shapes(adapter.folder), adapter.manifest, model_type)
 
 
 def _base_at_hand(adapter: Parent) -> Path | None:
@@ -55,20 +54,21 @@ def _base_at_hand(adapter: Parent) -> Path | None:
     return None if known is None else bases.local_folder(known)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """The adapter's configuration. Raises AdapterError where it is none of PEFT's."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}") from None
-    kinds = OF_LORA if isinstance(config, dict) and config.get("peft_type") == "LORA" else OF_ALL
-    wrong = [
-        key for key, kind in kinds.items() if not isinstance(config, dict) or not isinstance(config.get(key), kind)
-    ]
-    if not wrong and kinds is OF_LORA:
-        numbers = {"r": config["r"], "lora_alpha": config["lora_alpha"], **config["alpha_pattern"]}
-        wrong = [key for key, value in numbers.items() if not isinstance(value, int | float) or value < (key == "r")]
-    if wrong:
+def read_config(adapter: Parent) -> dict[str, Any]:
+    """PEFT's configuration of the adapter, read as strictly as loading reads it. Raises AdapterError where it would do
+    harm, lacks what PEFT needs, or scales the adapter otherwise than its recipe."""
+    from pefttune import inference, methods
+
+    inference.check_config(adapter.folder, adapter.manifest)
+    path = adapter.folder / methods.weights.CONFIG
+    config = methods.configuration.read(adapter.folder, adapter.manifest["files"][path.name])
+    kinds = OF_LORA if config["peft_type"] == "LORA" else OF_ALL
+    if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
         raise AdapterError(f"{path} is damaged: {', '.join(wrong)} missing or of the wrong kind")
-    of_peft: dict[str, Any] = config
-    return of_peft
+    section = adapter.recipe.adapter
+    if isinstance(section, Lora):
+        own = section.stored()
+        ours = {"r": own.rank, "lora_alpha": own.alpha, "use_rslora": own.use_rslora}
+        if wrong := [key for key, value in ours.items() if config[key] != value]:
+            raise AdapterError(f"{path} describes another adapter than the manifest: {', '.join(wrong)} differ")
+    return config

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pefttune import data, store, tasks
 from pefttune.data import Row
 from pefttune.errors import AdapterError, InputError, VerificationError
+from pefttune.pipeline.checking import read_config
 from pefttune.pipeline.comparing import answering, encoded_for
 from pefttune.pipeline.duties import limited
 from pefttune.pipeline.evaluating import rows_of_the_training, tell_if_changed
@@ -57,6 +58,7 @@ def export_peft(name: str, output: Path, store_folder: Path | str = "adapters") 
     held = store.Hold(adapter.folder)
     if not METHODS[adapter.recipe.adapter.method].in_peft:
         raise AdapterError(f"{adapter.called} is a {adapter.recipe.adapter.method} adapter, which PEFT does not have")
+    read_config(adapter)
     with publishing.new_folder(output) as folder:
         publishing.copy_stored(adapter.folder, adapter.manifest, folder)
     held.release()

@@ -66,6 +66,29 @@ def test_a_merged_model_says_what_the_adapter_says(
     assert "exports/tiny-1-merged is there already" in done.err
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"lora_alpha": 80}, "describes another adapter than the manifest: lora_alpha differ"),
+        ({"use_rslora": True}, "describes another adapter than the manifest: use_rslora differ"),
+        ({"target_modules": "(a+)+$"}, "target_modules has to be a list of names, and not a pattern"),
+        ({"r": 10**400}, "r is 1"),
+        ({"base_model_name_or_path": "evil/base"}, "names another base than pefttune.json"),
+    ],
+)
+@pytest.mark.parametrize("words", ["export --to peft", "export --to gguf", "check --target peft"])
+def test_a_configuration_that_is_not_the_adapters_is_not_handed_on(
+    command: Any, refused: Any, folder: Path, tmp_path: Path, words: str, change: dict[str, Any], told: str
+) -> None:
+    """Also where all digests agree."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    edited(folder, lambda manifest: None)
+    verb, *options = words.split()
+    refused(command(verb, "tiny", *options, "--json"), 2, "AdapterError", told)
+    assert not list(tmp_path.glob("exports/*"))
+
+
 def test_a_merged_model_that_says_something_else_is_refused(
     command: Any, refused: Any, folder: Path, rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,15 +160,12 @@ def test_a_changed_file_is_not_exported(command: Any, refused: Any, folder: Path
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("{", "cannot be read"),
-        ("[" * 100_000, "cannot be read"),
+        ("{", "is damaged"),
+        ("[" * 100_000, "nested too deeply"),
         ("[]", "peft_type missing"),
-        ('{"peft_type": "LORA", "r": "four"}', "r, lora_alpha, alpha_pattern, use_rslora, use_dora missing"),
-        (
-            '{"peft_type": "LORA", "r": 0, "lora_alpha": 1, "alpha_pattern": {"q": "x"}, "use_rslora": true, '
-            '"use_dora": false, "modules_to_save": null}',
-            "r, q missing or of the wrong kind",
-        ),
+        ('{"peft_type": "LORA", "r": "four"}', "r is four, and has to be a number"),
+        ('{"peft_type": "LORA", "alpha_pattern": {"q": "x"}}', "alpha_pattern is x, and has to be a number"),
+        ('{"peft_type": "LORA"}', "names another base"),
     ],
 )
 def test_a_configuration_that_is_none_is_told(
@@ -156,12 +176,22 @@ def test_a_configuration_that_is_none_is_told(
     refused(command("check", "tiny", "--target", "vllm", "--json"), 2, "AdapterError", "adapter_config.json", told)
 
 
+def test_keys_that_peft_would_guess_are_missed(command: Any, refused: Any, folder: Path) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    told = {key: config[key] for key in ("peft_type", "base_model_name_or_path", "revision", "r")}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    edited(folder, lambda manifest: None)
+    done = command("check", "tiny", "--target", "vllm", "--json")
+    refused(done, 2, "AdapterError", "damaged: lora_alpha, alpha_pattern, use_rslora, use_dora missing")
+
+
 def test_check_exits_with_1_where_something_is_wrong(command: Any, folder: Path) -> None:
     done = command("check", "tiny", "--target", "vllm")
     assert (done.code, done.out) == (0, "vllm loads tiny as it was trained\n")
     assert command("check", "tiny", "--target", "peft", "--json").document["objections"] == []
     edited(folder, lambda manifest: manifest["recipe"].update(adapter={"method": "ia3"}))
-    (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
     edited(folder, lambda manifest: None)
     done = command("check", "tiny", "--target", "vllm")
     assert done.code == 1
@@ -214,7 +244,7 @@ def test_only_plain_lora_goes_to_other_programs(
     for config, told in (
         ({**plain, "use_dora": True}, "has no DoRA"),
         ({**plain, "modules_to_save": ["score"]}, "its head (score)"),
-        ({"peft_type": "IA3"}, "LoRA adapters, and this is lora"),
+        ({**plain, "peft_type": "IA3"}, "LoRA adapters, and this is lora"),
     ):
         path.write_text(json.dumps(config))
         edited(folder, lambda manifest: None)
