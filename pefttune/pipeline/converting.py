@@ -10,6 +10,7 @@ from pefttune.errors import AdapterError, VerificationError
 from pefttune.pipeline.checking import stored
 from pefttune.pipeline.exporting import Exported
 from pefttune.pipeline.parents import Parent, read_parent
+from pefttune.recipe.adapters import Lora
 
 if TYPE_CHECKING:
     from pefttune.bases import Located
@@ -34,7 +35,7 @@ def export_converted(
     Raises AdapterError for what the program could not compute, InputError, BaseError, FetchError, VerificationError or
     StorageError; nothing is left then.
     """
-    from pefttune import bases, publishing
+    from pefttune import bases, methods, publishing
 
     adapter = read_parent(Path(store_folder), name)
     held = store.Hold(adapter.folder)
@@ -43,7 +44,9 @@ def export_converted(
     located = _base_of(adapter, base_source)
     base = bases.open_config(located.folder)
     seen = _check(adapter, to, base.model_type)
-    updates, notes = publishing.read_updates(adapter.folder, seen), [_note(adapter)]
+    section, sha256 = adapter.recipe.adapter, adapter.manifest["files"][methods.weights.WEIGHTS]
+    assert isinstance(section, Lora)  # else there was an objection
+    updates, notes = publishing.read_updates(adapter.folder, section.stored(), sha256), [_note(adapter)]
     with publishing.new_folder(output) as folder:
         if to == "mlx":
             publishing.write_mlx(folder, updates, base, adapter.manifest)

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from pefttune.errors import AdapterError, VerificationError
-from pefttune.methods import FILE_PREFIX, weights
-from pefttune.publishing.consumers import Stored
+from pefttune.methods import FILE_PREFIX, stored_parts, weights
+from pefttune.recipe.adapters import Lora
 from pefttune.store.strict_json import shown
 
 # Numbers that a scale was folded into are rounded to float32 once, by 2⁻²⁴, and so are the products of both sides.
@@ -31,20 +31,17 @@ class Update:
         return len(self.a_rI)
 
 
-def read_updates(folder: Path, stored: Stored) -> dict[str, Update]:
-    """The update of each adapted layer, by its path in the base, float32. Raises AdapterError for weights that are
-    damaged, or no pairs of A and B."""
-    tensors = weights.read_any(folder, stored.manifest["files"][weights.WEIGHTS])
-    updates: dict[str, Update] = {}
-    for layer in stored.ranks:
-        a_rI, b_Or = (tensors.pop(f"{layer}.lora_{half}.weight", None) for half in "AB")
-        if a_rI is None or b_Or is None or a_rI.dim() != 2 or b_Or.dim() != 2 or len(a_rI) != b_Or.shape[1]:
-            raise AdapterError(f"{folder / weights.WEIGHTS}: {layer} has no A and B that can be multiplied")
-        updates[layer.removeprefix(FILE_PREFIX)] = Update(a_rI.float(), b_Or.float(), stored.scale(layer))
-    if tensors or not updates:
-        told = f"{shown(next(iter(tensors)))} is no half of an update" if tensors else "it has no update"
+def read_updates(folder: Path, section: Lora, sha256: str) -> dict[str, Update]:
+    """The update of each layer that the adapter by that recipe section, as it is stored, adapts, by the layer's path in
+    the base, float32. Raises AdapterError for weights that are damaged, or more than pairs of A and B."""
+    parts = stored_parts(folder, section, sha256)
+    if parts.others or not parts.updates:
+        told = f"{shown(next(iter(parts.others)))} is no half of an update" if parts.others else "it has no update"
         raise AdapterError(f"{folder / weights.WEIGHTS}: {told}")
-    return updates
+    return {
+        layer.removeprefix(FILE_PREFIX): Update(a_rI.float(), b_Or.float(), scale)
+        for layer, (a_rI, b_Or, scale) in parts.updates.items()
+    }
 
 
 def check_alike(where: str, read: dict[str, Update], wanted: dict[str, Update]) -> None:

@@ -152,7 +152,7 @@ class Lora(LowRank):
         "as it is. All modules are scaled alike, by lora_alpha / r, but for those of `alpha_pattern`.",
         examples=[{"model.layers.0.mlp.down_proj": 32}],
     )
-    alpha_pattern: dict[str, Annotated[NonNegative, Field(le=65536)]] = Field(
+    alpha_pattern: dict[str, Annotated[NonNegative, Field(le=LARGEST_ALPHA)]] = Field(
         default_factory=dict,
         description="`lora_alpha` of single modules that are not to be scaled as the others: full path of the module → "
         "its own, which is divided by its own rank.",
@@ -391,7 +391,7 @@ class Bottleneck(Method):
         16, gt=0, description="The width of the base's hidden states over that of the bottleneck."
     )
     non_linearity: Literal["relu", "gelu", "silu", "tanh"] = Field("silu", description="Between the two layers.")
-    scaling: Annotated[Number, Field(gt=0, le=65536)] | None = Field(
+    scaling: Annotated[Number, Field(gt=0, le=LARGEST_ALPHA)] | None = Field(
         None,
         description="What their output is multiplied by. By default 1, and 4 for `parallel` (arXiv:2110.04366).",
         examples=[4.0],

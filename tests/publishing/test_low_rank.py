@@ -12,12 +12,12 @@ import torch
 from pefttune.errors import AdapterError
 from pefttune.inference import Session
 from pefttune.methods import weights
-from pefttune.publishing import Stored, read_updates
+from pefttune.publishing import read_updates
+from pefttune.recipe.adapters import Lora
 
 
-def stored(folder: Path, config: dict[str, Any]) -> Stored:
-    sha256 = hashlib.sha256((folder / weights.WEIGHTS).read_bytes()).hexdigest()
-    return Stored(config, weights.shapes(folder), {"files": {weights.WEIGHTS: sha256}})
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / weights.WEIGHTS).read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("root", [False, True])
@@ -25,9 +25,10 @@ def test_patterns_and_rslora_are_in_the_scale(base_of: Any, adapted: Any, tmp_pa
     """As they act here, which tests/publishing/test_plain_peft.py holds against PEFT."""
     session = Session(base_of())
     ranks = {"model.layers.0.self_attn.q_proj": 2, "model.layers.1.mlp.up_proj": 8, "model.layers.1.mlp.down_proj": 0}
-    lora = adapted(session, "a", r=4, lora_alpha=6, rank_pattern=ranks, use_rslora=root).adapter
+    keys = {"r": 4, "lora_alpha": 6, "rank_pattern": ranks, "use_rslora": root}
+    lora = adapted(session, "a", **keys).adapter
     weights.write(tmp_path, lora.config(), lora.state(), "base", None)
-    updates, acting = read_updates(tmp_path, stored(tmp_path, lora.config())), lora.updates
+    updates, acting = read_updates(tmp_path, Lora(method="lora", **keys), digest(tmp_path)), lora.updates
     assert {f"base_model.model.{name}" for name in updates} == acting.keys()
     assert {update.rank for update in updates.values()} == {2, 4, 8}
     for name, update in updates.items():
@@ -48,15 +49,14 @@ def test_patterns_and_rslora_are_in_the_scale(base_of: Any, adapted: Any, tmp_pa
 )
 def test_what_is_no_pair_is_refused(tmp_path: Path, tensors: dict[str, tuple[int, ...]], told: str) -> None:
     weights.write(tmp_path, {}, {key: torch.zeros(shape) for key, shape in tensors.items()}, "base", None)
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "alpha_pattern": {}, "use_rslora": False}
     with pytest.raises(AdapterError, match=told):
-        read_updates(tmp_path, stored(tmp_path, config))
+        read_updates(tmp_path, Lora(method="lora", r=2), digest(tmp_path))
 
 
 def test_changed_weights_are_refused(tmp_path: Path) -> None:
     state = {"q.lora_A.weight": torch.zeros(2, 8), "q.lora_B.weight": torch.zeros(8, 2)}
     weights.write(tmp_path, {}, state, "base", None)
-    seen = stored(tmp_path, {})
+    seen = digest(tmp_path)
     weights.write(tmp_path, {}, {**state, "q.lora_B.weight": torch.ones(8, 2)}, "base", None)
     with pytest.raises(AdapterError, match="sha256"):
-        read_updates(tmp_path, seen)
+        read_updates(tmp_path, Lora(method="lora", r=2), seen)

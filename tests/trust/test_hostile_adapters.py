@@ -4,7 +4,7 @@ once and in little memory; the base is then what it was, other adapters answer t
 Who makes one can write all digests as well, so that these betray nothing.
 """
 
-# ruff: noqa: E501 (a table: a row is a line)
+# ruff: noqa: E501 - an attack is a line of the table, however long its payload
 from __future__ import annotations
 
 import io
