@@ -9,7 +9,7 @@ from pefttune.inference.opening import base_section_of, load_base_of, open_sessi
 from pefttune.inference.prompted import PromptedEncoder
 from pefttune.inference.readonly import ReadOnlyEncoder
 from pefttune.inference.sampling import Sampling
-from pefttune.inference.saved import check_base, check_config
+from pefttune.inference.saved import check_base, check_config, check_described
 from pefttune.inference.session import BASE_ITSELF, Session
 from pefttune.inference.views import View, views_of
 
@@ -28,6 +28,7 @@ __all__ = [
     "boundary_of",
     "check_base",
     "check_config",
+    "check_described",
     "extract",
     "input_sketches",
     "load_base_of",

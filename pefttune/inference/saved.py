@@ -57,6 +57,13 @@ def check_config(folder: Path, manifest: dict[str, Any]) -> None:
         raise AdapterError(f"{folder / store.MANIFEST} names one base, and has another loaded")
 
 
+def check_described(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise AdapterError where `adapter_config.json` describes another adapter than recipe and weights, as far as that
+    shows without the base; `load` finds the rest."""
+    recipe = recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}")
+    methods.agreement.check_alone(folder, recipe.adapter, manifest["head"], manifest["files"][methods.weights.CONFIG])
+
+
 def _hub_id(source: str) -> str:
     """What a recipe's base is called on the Hub, if it is there."""
     return bases.BASES[source].hub_id if source in bases.BASES else source
@@ -89,7 +96,7 @@ def attach_saved(session: Session, saved: Saved) -> Loaded:
     except (BaseError, DataError) as error:  # the base is the right one, so the recipe is not
         raise AdapterError(f"{saved.source.folder / store.MANIFEST} does not fit its base: {error}") from None
     try:
-        methods.configuration.check_same(saved.source.folder, loaded.peft_config())
+        methods.agreement.check_attached(saved.source.folder, loaded.peft_config())
         loaded.load_state(methods.weights.read(saved.source.folder, loaded.tensors, saved.source.sha256))
     except BaseException:
         if loaded.adapter is not None:

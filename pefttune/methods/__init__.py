@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from pefttune.methods import configuration, others, placed, weights
+from pefttune.methods import agreement, configuration, others, placed, weights
 from pefttune.methods.adalora import AdaLoraAdapter
 from pefttune.methods.bottleneck import BottleneckAdapter
 from pefttune.methods.foreign import Foreign, read_foreign, read_into, section_of
 from pefttune.methods.fusion import FusionAdapter
 from pefttune.methods.head import HeadAlone
 from pefttune.methods.initial import Beginning, corda, eva, loftq
-from pefttune.methods.injected import CONFIGS, InjectedAdapter
+from pefttune.methods.injected import PLACES, InjectedAdapter
 from pefttune.methods.lora import LoraAdapter, least_numbers, lora_targets, tables_nbytes
 from pefttune.methods.merging import Merged, merge
 from pefttune.methods.places import FILE_PREFIX, linear_modules, path_in_class
@@ -29,7 +29,7 @@ METHODS: dict[str, type[Any]] = {
     "lora": LoraAdapter,
     "bottleneck": BottleneckAdapter,
     "fusion": FusionAdapter,
-    **dict.fromkeys(CONFIGS, InjectedAdapter),
+    **dict.fromkeys(PLACES, InjectedAdapter),
     "adalora": AdaLoraAdapter,
     "prompt_tuning": PromptTuned,
     "p_tuning": PTuned,
@@ -88,6 +88,7 @@ __all__ = [
     "Sketch",
     "Spectrum",
     "activate",
+    "agreement",
     "attach",
     "change",
     "change_of_tensor",

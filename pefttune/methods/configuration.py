@@ -3,19 +3,17 @@ file, and would run what it says."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from peft.utils.constants import DUMMY_TARGET_MODULES
-
 from pefttune.errors import AdapterError
+from pefttune.methods.settings import NOWHERE
 from pefttune.methods.weights import CONFIG
 from pefttune.recipe.adapters import LARGEST_ALPHA, LARGEST_RANK
-from pefttune.store.strict_json import parse, read_json, shown
+from pefttune.store.strict_json import read_json, shown
 
 MAX_BYTES = 1 << 20
 MOST_TOLD = 5
@@ -23,20 +21,10 @@ NAME = re.compile(r"[\w.-]{1,256}")
 """A module's path. PEFT runs the keys of `rank_pattern` and others as patterns; of these letters none takes long."""
 NAMES = ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules")
 BY_NAME = ("rank_pattern", "alpha_pattern")
-NOWHERE = DUMMY_TARGET_MODULES
-"""PEFT's word for no module at all."""
 NEVER = ("layer_replication", "layers_pattern", "auto_mapping", "target_parameters")
 """What pefttune never writes: layers copied any number of times, a pattern, a module to import, bare parameters."""
 RANKS = ("r", "init_r", "target_r", "num_virtual_tokens", "rank_pattern")
 ALPHAS = ("lora_alpha", "alpha_pattern")
-OF_WRITING = frozenset(
-    {
-        *("base_model_name_or_path", "revision", "inference_mode", "peft_version"),
-        *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
-        *("total_step", "tinit", "tfinal", "deltaT"),
-    }
-)
-"""What says by whom and how the adapter was made, and not what it computes."""
 
 
 def read(folder: Path, sha256: str | None = None) -> dict[str, Any]:
@@ -49,22 +37,6 @@ def read(folder: Path, sha256: str | None = None) -> dict[str, Any]:
     if faults := list(islice(_dangers(config), MOST_TOLD)):
         raise AdapterError(f"{path} is refused: {'; '.join(faults)}")
     return config
-
-
-def check_same(folder: Path, ours: Mapping[str, Any]) -> None:
-    """Raise AdapterError where the configuration says something else than that of the adapter as it was attached: then
-    PEFT would compute something else than pefttune. Keys that only another version of PEFT has do not count."""
-    found = read(folder)
-    if (found["peft_type"], ours["peft_type"]) == ("P_TUNING", "PROMPT_TUNING"):  # what its network made is kept alone
-        ours = {**ours, "peft_type": found["peft_type"]}
-    ours = parse(json.dumps(ours, default=sorted))  # a set as a list, a word of PEFT's as its letters
-    compared = sorted(found.keys() & ours.keys() - OF_WRITING)
-    wrong = [key for key in compared if _ordered(found[key]) != _ordered(ours[key])]
-    if wrong:
-        told = "; ".join(
-            f"{key} is {shown(found[key])}, and the adapter's {shown(ours[key])}" for key in wrong[:MOST_TOLD]
-        )
-        raise AdapterError(f"{folder / CONFIG} describes another adapter than the manifest: {told}")
 
 
 def _dangers(config: Mapping[str, Any]) -> Iterator[str]:
@@ -80,6 +52,8 @@ def _dangers(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"pefttune writes no {shown(key)}: {shown(value)}"
     if config.get("megatron_core") not in (None, "megatron.core"):  # PEFT's default, which acts with its _config only
         yield f"megatron_core names a module to import: {shown(config['megatron_core'])}"
+    if (layers := config.get("layers_to_transform")) is not None and not _are_indices(layers):
+        yield f"layers_to_transform has to be a list of layers: {shown(layers)}"
     yield from _numbers(config, RANKS, 2 * LARGEST_RANK)
     yield from _numbers(config, ALPHAS, 2 * LARGEST_ALPHA)
     members = config.get("members") or {}
@@ -104,12 +78,9 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_name, value))
 
 
+def _are_indices(value: Any) -> bool:
+    return isinstance(value, list) and all(type(index) is int for index in value)
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None
-
-
-def _ordered(value: Any) -> Any:
-    """Lists in one order: they are of modules, and PEFT has them as sets."""
-    if isinstance(value, list):
-        return sorted(map(_ordered, value), key=repr)
-    return {key: _ordered(inner) for key, inner in value.items()} if isinstance(value, dict) else value

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft import LoraConfig
-from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from pefttune.methods.protocol import Adapter
+from pefttune.methods.settings import settings_of
 from pefttune.recipe.adapters import Head
 
 
@@ -23,6 +22,7 @@ class HeadAlone(Adapter):
 
     def __init__(self, model: Any, config: Head) -> None:
         """Nothing is attached."""
+        self._section = config
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -41,7 +41,7 @@ class HeadAlone(Adapter):
 
     def config(self) -> dict[str, Any]:
         """A LoRA on no layer, as PEFT writes it."""
-        config: dict[str, Any] = LoraConfig(target_modules=DUMMY_TARGET_MODULES).to_dict()
+        config: dict[str, Any] = settings_of(self._section)().to_dict()
         return config
 
     def detach(self) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import peft
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_FEEDFORWARD
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
@@ -33,6 +32,7 @@ from pefttune.methods.places import (
     targets_of,
 )
 from pefttune.methods.protocol import Adapter
+from pefttune.methods.settings import settings_of
 from pefttune.recipe import adapters as sections
 
 _names = itertools.count()
@@ -52,7 +52,7 @@ class InjectedAdapter(Adapter):
         with warnings.catch_warnings():
             # Of kernels that BOFT would like, of VeRA's matrices, which are drawn again from their seed, of lean norms.
             warnings.simplefilter("ignore")
-            self._config = CONFIGS[config.method](model, config, self._places)
+            self._config = settings_of(config)(**_where(model, config, self._places))
             self._layers = self._built(config.method)
         for layer in self._layers.values():
             layer.eval()
@@ -176,61 +176,17 @@ def _feedforward(model: Any, config: sections.Ia3, places: list[str]) -> list[st
     return [name for name in places if _is_one_of(name, wanted)]
 
 
+def _where(model: Any, section: Any, places: list[str]) -> dict[str, Any]:
+    """What PEFT's configuration says of the base. Raises BaseError where the section does not fit it."""
+    if section.method in CHECKS:
+        CHECKS[section.method](model, places, section)
+    if isinstance(section, sections.Ia3):
+        return {"target_modules": places, "feedforward_modules": _feedforward(model, section, places)}
+    return {"target_modules": places}
+
+
 def _is_one_of(path: str, names: Iterable[str]) -> bool:
     return any(is_called(path, name) for name in names)
-
-
-def _dora(model: Any, config: sections.Dora, places: list[str]) -> peft.PeftConfig:
-    _check_ranks(model, places, config.rank)
-    return peft.LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.lora_dropout,
-        use_rslora=config.use_rslora,
-        use_dora=True,
-        target_modules=places,
-    )
-
-
-def _adalora(model: Any, config: sections.AdaLora, places: list[str]) -> peft.PeftConfig:
-    _check_ranks(model, places, config.init_r, "init_r")
-    return peft.AdaLoraConfig(
-        init_r=config.init_r,
-        target_r=config.target_r,
-        lora_alpha=2 * config.init_r if config.lora_alpha is None else config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        deltaT=config.deltaT,
-        orth_reg_weight=config.orth_reg_weight,
-        total_step=1,  # not known yet
-        target_modules=places,
-    )
-
-
-def _ia3(model: Any, config: sections.Ia3, places: list[str]) -> peft.PeftConfig:
-    return peft.IA3Config(target_modules=places, feedforward_modules=_feedforward(model, config, places))
-
-
-def _oft(model: Any, config: sections.Oft, places: list[str]) -> peft.PeftConfig:
-    _divides(model, places, "oft_block_size", config.oft_block_size)
-    return peft.OFTConfig(r=0, oft_block_size=config.oft_block_size, target_modules=places)
-
-
-def _boft(model: Any, config: sections.Boft, places: list[str]) -> peft.PeftConfig:
-    _divides(model, places, "boft_block_size", config.boft_block_size)
-    factors = {"boft_n_butterfly_factor": config.boft_n_butterfly_factor}
-    return peft.BOFTConfig(boft_block_size=config.boft_block_size, **factors, target_modules=places)
-
-
-def _vera(model: Any, config: sections.Vera, places: list[str]) -> peft.PeftConfig:
-    return peft.VeraConfig(r=config.r, save_projection=False, target_modules=places)
-
-
-def _miss(model: Any, config: sections.Miss, places: list[str]) -> peft.PeftConfig:
-    return peft.MissConfig(r=config.r, target_modules=places)
-
-
-def _ln_tuning(model: Any, config: sections.LayerNorms, places: list[str]) -> peft.PeftConfig:
-    return peft.LNTuningConfig(target_modules=places)
 
 
 def _check_ranks(model: Any, places: list[str], r: int, key: str = "r") -> None:
@@ -258,13 +214,10 @@ PLACES: dict[str, Places] = {
     "miss": _linear,
     "ln_tuning": _norms,
 }
-CONFIGS: dict[str, Callable[[Any, Any, list[str]], peft.PeftConfig]] = {
-    "dora": _dora,
-    "adalora": _adalora,
-    "ia3": _ia3,
-    "oft": _oft,
-    "boft": _boft,
-    "vera": _vera,
-    "miss": _miss,
-    "ln_tuning": _ln_tuning,
+CHECKS: dict[str, Callable[[Any, list[str], Any], None]] = {
+    "dora": lambda model, places, section: _check_ranks(model, places, section.rank),
+    "adalora": lambda model, places, section: _check_ranks(model, places, section.init_r, "init_r"),
+    "oft": lambda model, places, section: _divides(model, places, "oft_block_size", section.oft_block_size),
+    "boft": lambda model, places, section: _divides(model, places, "boft_block_size", section.boft_block_size),
 }
+"""What a base can be too small for."""

@@ -33,6 +33,7 @@ from pefttune.methods.places import (
     targets_of,
 )
 from pefttune.methods.protocol import Adapter
+from pefttune.methods.settings import settings_of
 from pefttune.recipe.adapters import Fusion, Lora, LowRank
 
 T = TypeVar("T", bound=Tensor)
@@ -211,17 +212,14 @@ def _peft_config(model: Any, config: LowRank, ranks: Mapping[str, int], alphas: 
     scaled = others | {name for name, r in ranks.items() if r and alphas[name] != config.alpha}
     left_alone = [prefix + name for name, r in ranks.items() if not r]
     left_alone += [name for name, _ in model.named_modules() if name.startswith(f"{POOLER}.")]
-    return LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.lora_dropout,
+    found: LoraConfig = settings_of(config)(
         target_modules=targets_of(model, linear_modules(model), config.target_modules),
         layers_to_transform=layers_of(model, config.layers),
-        use_rslora=config.use_rslora,
         rank_pattern={prefix + name: r for name, r in ranks.items() if name in others},
         alpha_pattern={prefix + name: alpha for name, alpha in alphas.items() if name in scaled},
         exclude_modules=left_alone or None,
     )
+    return found
 
 
 def _wrapped(model: nn.Module, name: str, linear: nn.Linear, acting: list[Acting]) -> LoraLinear:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import peft
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -32,7 +31,7 @@ class PrefixTuned(VirtualTokens):
 
     def __init__(self, model: Any, config: sections.PrefixTuning) -> None:
         """On a model where no adapter acts. Raises BaseError when its attention is not of the usual kind."""
-        super().__init__(model, config.num_virtual_tokens)
+        super().__init__(model, config)
         try:
             self._projections = _projections(model)
             self._rotation = _rotation(model, config.num_virtual_tokens)
@@ -87,7 +86,7 @@ class PrefixTuned(VirtualTokens):
         """PEFT's own configuration."""
         heads, width = self._shape[3:]
         of_base = {**self._of_base(), "num_attention_heads": heads}
-        config: dict[str, Any] = peft.PrefixTuningConfig(**of_base, token_dim=heads * width).to_dict()
+        config: dict[str, Any] = self._settings(**of_base, token_dim=heads * width).to_dict()
         return config
 
 

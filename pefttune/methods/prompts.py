@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import peft
 import torch
 from peft.tuners.p_tuning import PromptEncoder
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from pefttune.methods import placed
 from pefttune.methods.learned_rows import LearnedEmbedding
 from pefttune.methods.places import embedding_path
 from pefttune.methods.protocol import Adapter
+from pefttune.methods.settings import settings_of
 from pefttune.recipe import adapters as sections
 
 KEY = "prompt_embeddings"
@@ -33,10 +33,10 @@ class VirtualTokens(Adapter):
     first_layer = 0
     file_prefix = "base_model."  # PEFT puts no tuner around the base, as it does for other methods
 
-    def __init__(self, model: Any, n: int) -> None:
-        self._model, self._path = model, embedding_path(model)
+    def __init__(self, model: Any, config: sections.VirtualTokens) -> None:
+        self._model, self._path, self._settings = model, embedding_path(model), settings_of(config)
         self._table = model.get_submodule(self._path)
-        beyond = len(self._table.weight)
+        beyond, n = len(self._table.weight), config.num_virtual_tokens
         self.virtual_ids = tuple(range(beyond, beyond + n))
         self._ids_K = torch.tensor(self.virtual_ids, device=self._table.weight.device)
 
@@ -59,8 +59,6 @@ class VirtualTokens(Adapter):
         config = self._model.config.get_text_config()
         return {
             "task_type": "SEQ_2_SEQ_LM" if self._model.config.is_encoder_decoder else "CAUSAL_LM",
-            "num_virtual_tokens": len(self.virtual_ids),
-            "num_transformer_submodules": 1,  # of an encoder-decoder, the encoder alone
             "num_layers": config.num_hidden_layers,
             "num_attention_heads": config.num_attention_heads,
         }
@@ -71,7 +69,7 @@ class PromptTuned(VirtualTokens):
 
     def __init__(self, model: Any, config: sections.PromptTuning, tokenizer: Any = None) -> None:
         """On a model where no adapter acts. Raises BaseError when the text to begin with has no tokens."""
-        super().__init__(model, config.num_virtual_tokens)
+        super().__init__(model, config)
         self._vectors_KD = nn.Parameter(self._first_vectors(config, tokenizer), requires_grad=False)
 
     @property
@@ -99,9 +97,7 @@ class PromptTuned(VirtualTokens):
 
     def config(self) -> dict[str, Any]:
         """PEFT's own configuration."""
-        config: dict[str, Any] = peft.PromptTuningConfig(
-            **self._of_base(), token_dim=self._vectors_KD.shape[1]
-        ).to_dict()
+        config: dict[str, Any] = self._settings(**self._of_base(), token_dim=self._vectors_KD.shape[1]).to_dict()
         return config
 
 
@@ -111,14 +107,10 @@ class PTuned(VirtualTokens):
 
     def __init__(self, model: Any, config: sections.PTuning) -> None:
         """On a model where no adapter acts."""
-        super().__init__(model, config.num_virtual_tokens)
+        super().__init__(model, config)
         width = self._table(torch.zeros_like(self._ids_K[:1])).shape[1]
-        self._config = peft.PromptEncoderConfig(
-            **self._of_base(),
-            token_dim=width,
-            encoder_reparameterization_type=config.encoder_reparameterization_type,
-            encoder_hidden_size=config.encoder_hidden_size or width,
-        )
+        of_base = {**self._of_base(), "token_dim": width}
+        self._config = self._settings(**of_base, encoder_hidden_size=config.encoder_hidden_size or width)
         self._encoder = PromptEncoder(self._config).to(self._ids_K.device).requires_grad_(False)
 
     @property

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import peft
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
@@ -20,6 +19,7 @@ from pefttune.methods import placed
 from pefttune.methods.learned_rows import Around, LearnedEmbedding
 from pefttune.methods.places import FILE_PREFIX, embedding_path, path_in_class, path_of
 from pefttune.methods.protocol import Adapter
+from pefttune.methods.settings import settings_of
 from pefttune.recipe import adapters as sections
 
 
@@ -39,7 +39,7 @@ class TrainableTokens(Adapter):
                 "adapter.method: trainable_tokens works with decoders and encoders, and this base is an "
                 "encoder-decoder; prompt_tuning, p_tuning and lora work with it"
             )
-        self._model, self._path = model, embedding_path(model)
+        self._model, self._path, self._section = model, embedding_path(model), config
         table, output = model.get_submodule(self._path), model.get_output_embeddings()
         vocabulary = tokenizer.get_vocab()
         self._ids = [vocabulary[token] for token in config.tokens]
@@ -75,7 +75,7 @@ class TrainableTokens(Adapter):
 
     def config(self) -> dict[str, Any]:
         """PEFT's own configuration."""
-        config: dict[str, Any] = peft.TrainableTokensConfig(
+        config: dict[str, Any] = settings_of(self._section)(
             token_indices=self._ids, target_modules=[self._path.rpartition(".")[2]]
         ).to_dict()
         return config | {"task_type": "CAUSAL_LM"}

@@ -67,13 +67,12 @@ def parts_of(state: Mapping[str, Tensor], section: Lora, path: Path) -> Parts:
         a, b = state.get(name + end_a), state.get(name + end_b)
         if a is None or b is None or a.dim() != 2 or b.dim() != 2 or not 0 < len(a) == b.shape[1]:
             raise AdapterError(f"{path}: {shown(name)} has no A and B of one rank")
-        updates[name] = (a, b, scale_of(section, _path(name, section), len(a)))
+        updates[name] = (a, b, scale_of(section, module_of(name.removeprefix(FILE_PREFIX), section), len(a)))
     return Parts(updates, {key: each for key, each in state.items() if not key.endswith(ENDS)})
 
 
-def _path(name: str, section: Lora) -> str:
-    """The module's path in the base, as recipes say it: an encoder alone has one name less before it than in files."""
-    path = name.removeprefix(FILE_PREFIX)
+def module_of(path: str, section: Lora) -> str:
+    """A module's path in the base, as recipes say it: an encoder alone has one name less before it than in files."""
     return path if path in section.alpha_pattern else path.partition(".")[2]
 
 

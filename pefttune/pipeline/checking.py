@@ -5,24 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttune.errors import AdapterError
 from pefttune.pipeline.parents import Parent, read_parent
-from pefttune.recipe.adapters import Lora
 
 if TYPE_CHECKING:
     from pefttune.publishing import Objection, Stored
-
-
-OF_ALL: dict[str, Any] = {"peft_type": str}
-OF_LORA = OF_ALL | {
-    "r": int,
-    "lora_alpha": int | float,
-    "alpha_pattern": dict,
-    "use_rslora": bool,
-    "use_dora": bool,
-    "modules_to_save": list | None,
-}
-"""What is taken of an `adapter_config.json`."""
 
 
 def check(name: str, target: str, store_folder: Path | str = "adapters") -> list[Objection]:
@@ -55,20 +41,11 @@ def _base_at_hand(adapter: Parent) -> Path | None:
 
 
 def read_config(adapter: Parent) -> dict[str, Any]:
-    """PEFT's configuration of the adapter, read as strictly as loading reads it. Raises AdapterError where it would do
-    harm, lacks what PEFT needs, or scales the adapter otherwise than its recipe."""
+    """PEFT's configuration of the adapter, whole, read as strictly as loading reads it. Raises AdapterError where it
+    would do harm, or describes another adapter than recipe and weights."""
     from pefttune import inference, methods
 
     inference.check_config(adapter.folder, adapter.manifest)
-    path = adapter.folder / methods.weights.CONFIG
-    config = methods.configuration.read(adapter.folder, adapter.manifest["files"][path.name])
-    kinds = OF_LORA if config["peft_type"] == "LORA" else OF_ALL
-    if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
-        raise AdapterError(f"{path} is damaged: {', '.join(wrong)} missing or of the wrong kind")
-    section = adapter.recipe.adapter
-    if isinstance(section, Lora):
-        own = section.stored()
-        ours = {"r": own.rank, "lora_alpha": own.alpha, "use_rslora": own.use_rslora}
-        if wrong := [key for key, value in ours.items() if config[key] != value]:
-            raise AdapterError(f"{path} describes another adapter than the manifest: {', '.join(wrong)} differ")
-    return config
+    inference.check_described(adapter.folder, adapter.manifest)
+    config = methods.configuration.read(adapter.folder, adapter.manifest["files"][methods.weights.CONFIG])
+    return methods.agreement.completed(config)

@@ -12,7 +12,7 @@ from typing import Any
 from pefttune import methods, store
 from pefttune.data import CATALOGUE
 from pefttune.errors import AdapterError
-from pefttune.inference import check_config
+from pefttune.inference import check_config, check_described
 from pefttune.methods.tensor_file import LENGTH_BYTES, MAX_HEADER_BYTES
 from pefttune.publishing.files import CARD, FIGURE, MOST_BYTES, MOST_BYTES_BESIDE, strangers
 from pefttune.publishing.results import hub_dataset
@@ -59,6 +59,7 @@ def _files_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
             yield f"the digest of its base's {field.replace('_', ' ')} is no digest: {digest!r}"
     try:
         check_config(folder, manifest)
+        check_described(folder, manifest)
         methods.weights.check(folder, manifest["files"][methods.weights.WEIGHTS])
     except AdapterError as error:
         yield str(error)

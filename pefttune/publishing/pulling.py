@@ -12,7 +12,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from pefttune import bases, methods, store
 from pefttune.errors import AdapterError
-from pefttune.inference import base_section_of, check_base, check_config
+from pefttune.inference import base_section_of, check_base, check_config, check_described
 from pefttune.publishing.files import MOST_BYTES, MOST_BYTES_BESIDE, is_ours, strangers
 from pefttune.publishing.hub import check_repo_id, hub_errors, siblings_of
 from pefttune.publishing.signing import check_signature
@@ -129,6 +129,7 @@ def _check(staging: Path, manifest: dict[str, Any]) -> bool:
     """Whether the base lies here and was checked, too. Raises AdapterError for anything that is not as it was saved."""
     store.read_manifest(staging)
     methods.weights.check(staging, manifest["files"][methods.weights.WEIGHTS])
+    check_described(staging, manifest)
     recipe = recipe_from_mapping(manifest["recipe"], where=store.MANIFEST)
     try:
         section, origin = base_section_of(manifest, recipe.base)
