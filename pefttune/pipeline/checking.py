@@ -13,18 +13,6 @@ if TYPE_CHECKING:
     from pefttune.publishing import Objection, Stored
 
 
-OF_ALL: dict[str, Any] = {"peft_type": str}
-OF_LORA = OF_ALL | {
-    "r": int,
-    "lora_alpha": int | float,
-    "alpha_pattern": dict,
-    "use_rslora": bool,
-    "use_dora": bool,
-    "modules_to_save": list | None,
-}
-"""What is taken of an `adapter_config.json`."""
-
-
 def check(name: str, target: str, store_folder: Path | str = "adapters") -> list[Objection]:
     """What `target` (vllm, peft, llama.cpp or mlx) has against a stored adapter, nothing where it loads it as it was
     trained. Raises AdapterError."""
@@ -40,7 +28,9 @@ def stored(adapter: Parent, model_type: str | None) -> Stored:
     """What other programs see of the adapter, whose base is of that type. Raises AdapterError."""
     from pefttune import methods, publishing
 
-    return publishing.Stored(read_config(adapter), methods.weights.shapes(adapter.folder), adapter.manifest, model_type)
+    return publishing.Stored(
+        read_config(adapter), methods.weights.low_rank_shapes(adapter.folder), adapter.manifest, model_type
+    )
 
 
 def _base_at_hand(adapter: Parent) -> Path | None:
@@ -62,9 +52,6 @@ def read_config(adapter: Parent) -> dict[str, Any]:
     inference.check_config(adapter.folder, adapter.manifest)
     path = adapter.folder / methods.weights.CONFIG
     config = methods.configuration.read(adapter.folder, adapter.manifest["files"][path.name])
-    kinds = OF_LORA if config["peft_type"] == "LORA" else OF_ALL
-    if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
-        raise AdapterError(f"{path} is damaged: {', '.join(wrong)} missing or of the wrong kind")
     section = adapter.recipe.adapter
     if isinstance(section, Lora):
         own = section.stored()
