@@ -222,4 +222,4 @@ def test_rows_that_may_have_been_trained_on(family: Any, tmp_path: Path) -> None
     shutil.move(tmp_path / "reviews.jsonl", tmp_path / "rows.jsonl")
     first, _ = pipeline.diff(("one", "two"), folder, "rows.jsonl").rows.notes
     assert first.startswith("whether one@1 was trained on these rows is not known: ")
-    assert first.endswith("reviews.jsonl does not exist")
+    assert "reviews.jsonl does not exist" in first
