@@ -3,6 +3,7 @@ input, or it works; never a traceback."""
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -238,6 +239,33 @@ def test_names_of_files_that_no_system_has(damaged: Path) -> None:
         (damaged / MANIFEST).write_text(json.dumps({**original, "files": files}))
         for command in COMMANDS[:2]:
             assert told(command)
+
+
+def test_a_store_that_is_not_ours(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of others on a shared disk."""
+    (damaged.parent / ".record.json.new").mkdir()
+    assert "cannot be written: Is a directory" in str(told("alias tiny best"))
+    ours = Path.iterdir
+
+    def refused(path: Path) -> Any:
+        if path.name == "tiny":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return ours(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)  # whoever runs tests may be allowed everything
+    for command in COMMANDS:
+        if "tiny" in command:
+            assert "adapters/tiny cannot be read: Permission denied" in str(told(command)), command
+    assert told("list") is None
+
+
+@pytest.mark.parametrize(
+    "record", ['{"aliases": {"a": 1e999}, "last": 0}', '{"aliases": {"\\ud800": 1}, "last": 0}', "[" * 5000, "{}"]
+)
+def test_a_record_that_is_none(damaged: Path, record: str) -> None:
+    for command in ("show tiny@a", "alias tiny best", "remove tiny", "gc"):
+        (damaged.parent / ".record.json").write_text(record)
+        assert ".record.json is damaged" in str(told(command)), command
 
 
 def test_files_with_names_that_are_no_text(damaged: Path) -> None:
