@@ -37,7 +37,7 @@ OF_LORA: dict[str, Any] = {
     "use_dora": bool,
     "modules_to_save": list | None,
 }
-"""What other rooms take of the configuration of a LoRA without looking twice."""
+"""What stands in the configuration of a LoRA under these keys, if they are there."""
 OF_WRITING = frozenset(
     {
         *("base_model_name_or_path", "revision", "inference_mode", "peft_version"),
@@ -58,9 +58,9 @@ def read(folder: Path, sha256: str | None = None) -> dict[str, Any]:
     if faults := list(islice(_dangers(config), MOST_TOLD)):
         raise AdapterError(f"{path} is refused: {'; '.join(faults)}")
     kinds = OF_LORA if config["peft_type"] == "LORA" else {}
-    if wrong := [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]:
-        raise AdapterError(f"{path} is damaged: {', '.join(wrong)} missing or of the wrong kind")
-    if kinds and config["r"] < 1:
+    if wrong := [key for key, kind in kinds.items() if key in config and not isinstance(config[key], kind)]:
+        raise AdapterError(f"{path} is damaged: {', '.join(wrong)} of the wrong kind")
+    if kinds and config.get("r", 1) < 1:
         raise AdapterError(f"{path} is refused: r is {config['r']}, which is no rank")
     return config
 

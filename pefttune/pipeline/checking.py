@@ -52,6 +52,9 @@ def read_config(adapter: Parent) -> dict[str, Any]:
     inference.check_config(adapter.folder, adapter.manifest)
     path = adapter.folder / methods.weights.CONFIG
     config = methods.configuration.read(adapter.folder, adapter.manifest["files"][path.name])
+    wanted = methods.configuration.OF_LORA.keys() - {"modules_to_save"} if config["peft_type"] == "LORA" else set()
+    if missing := [key for key in methods.configuration.OF_LORA if key in wanted - config.keys()]:
+        raise AdapterError(f"{path} is damaged: {', '.join(missing)} missing")
     section = adapter.recipe.adapter
     if isinstance(section, Lora):
         own = section.stored()
