@@ -112,6 +112,8 @@ def _print_rows(found: Diff) -> None:
             f"{difference.fixed} rows better, {difference.broken} worse",
             soft_wrap=True,
         )
+    for note in rows.notes:
+        out.print(f"note: {note}", soft_wrap=True)
     out.print(f"{len(rows.changed):,} of {rows.rows:,} rows are answered differently")
     for row in rows.changed[:ROWS_SHOWN]:
         right = "" if row.reference is None else f" (right: {on_one_line(row.reference)})"

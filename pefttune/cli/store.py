@@ -69,7 +69,7 @@ def _row(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "metric": comparison["shown"][primary],
         "with_adapter": comparison["adapter"][primary],
         "without": comparison["differences"][0]["there"],
-        "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+        "bytes": sum(path.lstat().st_size for path in folder.iterdir()),  # a link may lead nowhere
     }
 
 

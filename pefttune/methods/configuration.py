@@ -25,6 +25,15 @@ NEVER = ("layer_replication", "layers_pattern", "auto_mapping", "target_paramete
 """What pefttune never writes: layers copied any number of times, a pattern, a module to import, bare parameters."""
 RANKS = ("r", "init_r", "target_r", "num_virtual_tokens", "rank_pattern")
 ALPHAS = ("lora_alpha", "alpha_pattern")
+OF_LORA: dict[str, Any] = {
+    "r": int,
+    "lora_alpha": int | float,
+    "alpha_pattern": dict,
+    "use_rslora": bool,
+    "use_dora": bool,
+    "modules_to_save": list | None,
+}
+"""What stands in the configuration of a LoRA under these keys, if they are there."""
 
 
 def read(folder: Path, sha256: str | None = None) -> dict[str, Any]:
@@ -36,6 +45,11 @@ def read(folder: Path, sha256: str | None = None) -> dict[str, Any]:
         raise AdapterError(f"{path} is damaged: peft_type missing or of the wrong kind")
     if faults := list(islice(_dangers(config), MOST_TOLD)):
         raise AdapterError(f"{path} is refused: {'; '.join(faults)}")
+    kinds = OF_LORA if config["peft_type"] == "LORA" else {}
+    if wrong := [key for key, kind in kinds.items() if key in config and not isinstance(config[key], kind)]:
+        raise AdapterError(f"{path} is damaged: {', '.join(wrong)} of the wrong kind")
+    if kinds and config.get("r", 1) < 1:
+        raise AdapterError(f"{path} is refused: r is {config['r']}, which is no rank")
     return config
 
 

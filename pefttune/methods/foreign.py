@@ -41,8 +41,15 @@ class Foreign:
 
 
 def read_foreign(folder: Path) -> Foreign:
-    """What is in the folder, all but the numbers. Raises AdapterError for what is no LoRA or DoRA in safetensors, or
-    asks for what has no meaning here."""
+    """What is in the folder, all but the numbers. Raises AdapterError for what cannot be read, is no LoRA or DoRA in
+    safetensors, is not whole, or asks for what has no meaning here."""
+    try:
+        return _read(folder)
+    except OSError as error:
+        raise AdapterError(f"{error.filename or folder} cannot be read: {error.strerror}") from None
+
+
+def _read(folder: Path) -> Foreign:
     _check_files(folder)
     config = read_config(folder / weights.CONFIG)
     names = {_without_prefix(folder, key): shape for key, shape in weights.shapes(folder).items()}
@@ -54,6 +61,7 @@ def read_foreign(folder: Path) -> Foreign:
         if r != (told := config.r_of(module)):
             raise AdapterError(f"{config.path} gives {shown(module)} rank {told}, and its tensors have {r}")
     others = tuple(_others(folder, names, config))
+    config.check_whole(ranks, others)
     notes = (*_unread(folder), *config.notes(list(ranks)))
     return Foreign(folder, _sha256(folder / weights.WEIGHTS), config, ranks, others, notes)
 

@@ -4,7 +4,7 @@ is refused by its key. No pattern in it is ever run, for one can be made to take
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from pefttune.store.strict_json import read_json, shown
 T = TypeVar("T")
 
 MAX_BYTES = 1 << 20
+MOST_TOLD = 5
 USUAL = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "use_dora": False}
 """PEFT's own defaults."""
 READ = {
@@ -54,6 +55,8 @@ OFF: tuple[Any, ...] = (None, False, "", "none", [], {})
 """Values of any other key that ask for nothing."""
 BEGINS_AS_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` with which a training leaves the base as it is."""
+EITHER = frozenset({"classifier", "score"})
+"""What PEFT writes for every classifier as `modules_to_save`: one is the model's head, the other is in no model's."""
 PLAIN = re.compile(r"\^?[\w.-]+")
 
 
@@ -71,6 +74,7 @@ class ForeignConfig:
     alpha_pattern: Mapping[str, float]
     target_modules: Any
     exclude_modules: Any
+    modules_to_save: tuple[str, ...]
     base: str | None
     peft_version: str | None
 
@@ -88,6 +92,19 @@ class ForeignConfig:
             raise AdapterError(f"{self.path}: target_modules does not name {shown(module)}, which has tensors")
         if isinstance(self.exclude_modules, list) and _is_named(self.exclude_modules, module):
             raise AdapterError(f"{self.path}: exclude_modules names {shown(module)}, which has tensors")
+
+    def check_whole(self, modules: Collection[str], others: Collection[str]) -> None:
+        """Raise AdapterError where the file names modules that have no tensors, neither among the updates of `modules`
+        nor among the `others`, by key: then a part of the adapter is missing."""
+        targets = self.target_modules if isinstance(self.target_modules, list) else []
+        excluded = self.exclude_modules if isinstance(self.exclude_modules, list) else []
+        lost = [name for name in targets if not _is_one_called(name, modules) and name not in excluded]
+        if lost:
+            raise AdapterError(f"{self.path}: target_modules names {_listed(lost)}, which has no tensors")
+        saved = {name for name in self.modules_to_save if any(_is_inside(name, key) for key in others)}
+        either = EITHER if saved & EITHER else frozenset()
+        if lost := [name for name in self.modules_to_save if name not in saved | either]:
+            raise AdapterError(f"{self.path}: modules_to_save names {_listed(lost)}, which has no tensors")
 
     def notes(self, modules: Sequence[str]) -> list[str]:
         """What of it was left aside, in sentences; `modules` are those that have tensors."""
@@ -128,6 +145,7 @@ def read_config(path: Path) -> ForeignConfig:
         alpha_pattern=_pattern(path, "alpha_pattern", config),
         target_modules=config.get("target_modules"),
         exclude_modules=config.get("exclude_modules"),
+        modules_to_save=_saved(path, config.get("modules_to_save")),
         base=_text(config.get("base_model_name_or_path")),
         peft_version=_text(config.get("peft_version")),
     )
@@ -147,6 +165,28 @@ def _first(pattern: Mapping[str, T], module: str, usual: T) -> T:
 
 def _is_named(names: list[Any], module: str) -> bool:
     return any(isinstance(name, str) and is_called(module, name) for name in names)
+
+
+def _is_one_called(name: Any, modules: Collection[str]) -> bool:
+    return isinstance(name, str) and any(is_called(module, name) for module in modules)
+
+
+def _is_inside(name: str, key: str) -> bool:
+    """Whether a tensor is of a module, or one inside it, whose path ends so, as PEFT finds modules to save."""
+    path = key.split(".")
+    return any(".".join(path[:n]).endswith(name) for n in range(1, len(path)))
+
+
+def _listed(names: Sequence[Any]) -> str:
+    return ", ".join(map(shown, names[:MOST_TOLD])) + (" …" if len(names) > MOST_TOLD else "")
+
+
+def _saved(path: Path, names: Any) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise AdapterError(f"{path}: modules_to_save is {shown(names)}, no list of names")
+    return tuple(names)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,8 +23,6 @@ from pefttune.methods.places import FILE_PREFIX
 from pefttune.recipe.adapters import Lora
 from pefttune.store.strict_json import shown
 
-ENDS = (".lora_A.weight", ".lora_B.weight")
-
 
 @dataclass(frozen=True)
 class Change:
@@ -60,15 +58,19 @@ class Parts:
 def parts_of(state: Mapping[str, Tensor], section: Lora, path: Path) -> Parts:
     """Those of the adapter by that recipe section, as it is stored, whose tensors were read from `path`. Raises
     AdapterError where A and B of a module do not fit together."""
-    end_a, end_b = ENDS
-    names = dict.fromkeys(key.removesuffix(end) for key in state for end in ENDS if key.endswith(end))
+    end_a, end_b = weights.LOW_RANK
+    names = dict.fromkeys(key.removesuffix(end) for key in state for end in weights.LOW_RANK if key.endswith(end))
     updates: dict[str, Update] = {}
     for name in names:
         a, b = state.get(name + end_a), state.get(name + end_b)
-        if a is None or b is None or a.dim() != 2 or b.dim() != 2 or not 0 < len(a) == b.shape[1]:
+        if a is None or b is None or not _fit_together(a, b):
             raise AdapterError(f"{path}: {shown(name)} has no A and B of one rank")
         updates[name] = (a, b, scale_of(section, module_of(name.removeprefix(FILE_PREFIX), section), len(a)))
-    return Parts(updates, {key: each for key, each in state.items() if not key.endswith(ENDS)})
+    return Parts(updates, {key: each for key, each in state.items() if not key.endswith(weights.LOW_RANK)})
+
+
+def _fit_together(a: Tensor, b: Tensor) -> bool:
+    return a.dim() == b.dim() == 2 and len(a) == b.shape[1] and a.numel() > 0 and b.numel() > 0
 
 
 def module_of(path: str, section: Lora) -> str:

@@ -20,6 +20,8 @@ from pefttune.store.strict_json import shown
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+LOW_RANK = (".lora_A.weight", ".lora_B.weight")
+"""How the keys of both halves of an update end."""
 MOST_TOLD = 5
 
 
@@ -58,6 +60,15 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the adapter's tensors, by key, without reading them. Raises AdapterError."""
     with _opened(folder) as file:
         return {key: place.shape for key, place in file.places.items()}
+
+
+def low_rank_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """`shapes`, where both halves of every update are matrices with numbers in them. Raises AdapterError."""
+    found = shapes(folder)
+    for key, shape in found.items():
+        if key.endswith(LOW_RANK) and (len(shape) != 2 or not all(shape)):
+            raise AdapterError(f"{folder / WEIGHTS}: {shown(key)} has shape {list(shape)}, and is no half of an update")
+    return found
 
 
 def read(folder: Path, expected: Mapping[str, Tensor], sha256: str | None = None) -> dict[str, Tensor]:
@@ -101,6 +112,8 @@ def _finite(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _opened(folder: Path) -> Iterator[TensorFile]:
     path = folder / WEIGHTS
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait for somebody to write it
+            raise AdapterError(f"{path} cannot be read: it is no file")
         with path.open("rb") as opened:
             yield TensorFile(path, opened)
     except OSError as error:

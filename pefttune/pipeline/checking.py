@@ -26,7 +26,9 @@ def stored(adapter: Parent, model_type: str | None) -> Stored:
     """What other programs see of the adapter, whose base is of that type. Raises AdapterError."""
     from pefttune import methods, publishing
 
-    return publishing.Stored(read_config(adapter), methods.weights.shapes(adapter.folder), adapter.manifest, model_type)
+    return publishing.Stored(
+        read_config(adapter), methods.weights.low_rank_shapes(adapter.folder), adapter.manifest, model_type
+    )
 
 
 def _base_at_hand(adapter: Parent) -> Path | None:

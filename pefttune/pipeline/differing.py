@@ -4,7 +4,7 @@ that they answer differently."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import islice
 from operator import add
@@ -22,6 +22,7 @@ from pefttune.pipeline.duties import limited
 from pefttune.pipeline.evaluating import rows_of_the_training, tell_if_changed
 from pefttune.pipeline.looking import by_layer
 from pefttune.pipeline.parents import Parent, read_parent
+from pefttune.pipeline.trained_on import told_of_rows
 from pefttune.recipe import to_mapping
 from pefttune.recipe.adapters import Lora
 
@@ -53,12 +54,13 @@ class ChangedRow:
 @dataclass(frozen=True)
 class RowsDiff:
     """The two on so many same rows. Where these are labelled: metrics, and the difference of the primary one, the
-    second's minus the first's."""
+    second's minus the first's. `notes` are sentences on rows that one of the two was trained on, or may have been."""
 
     rows: int
     changed: tuple[ChangedRow, ...]
     metrics: dict[str, tuple[float | None, float | None]] | None
     difference: Difference | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,9 @@ def _answers(
 
     from pefttune.inference import open_session
 
+    notes = tuple(filter(None, (told_of_rows(one, rows) for one in (first, second))))
     session = open_session([first.called, second.called], store_folder, base_source)
-    return _on_rows(session, first, second, rows, labelled, notify)
+    return replace(_on_rows(session, first, second, rows, labelled, notify), notes=notes)
 
 
 def _settings(first: Parent, second: Parent) -> dict[str, tuple[Any, Any]]:

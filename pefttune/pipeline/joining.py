@@ -142,8 +142,9 @@ def rank(parents: Sequence[Parent], way: Way) -> int:
 
     ranks = [max(r for _, r in _layers(parent)) for parent in parents]
     r = way.r or (max(ranks) if way.how == "svd" else sum(ranks))
-    shapes = methods.weights.shapes(parents[0].folder)
-    widths = {key: max(shape) for key, shape in shapes.items() if ".lora_" in key}  # (r, inputs) or (outputs, r)
+    shapes = methods.weights.low_rank_shapes(parents[0].folder)
+    halves = methods.weights.LOW_RANK  # (r, inputs), (outputs, r)
+    widths = {key: max(shape) for key, shape in shapes.items() if key.endswith(halves)}
     narrowest = min(widths, key=lambda key: widths[key])
     if r > (most := min(widths[narrowest], LARGEST_R)):
         how = "svd" if way.how == "linear" else way.how
@@ -155,9 +156,12 @@ def rank(parents: Sequence[Parent], way: Way) -> int:
 
 
 def _layers(parent: Parent) -> list[tuple[str, int]]:
-    """The layers that it adapts, as its file calls them, each with its rank."""
+    """The layers that it adapts, as its file calls them, each with its rank. Raises AdapterError for none."""
     from pefttune import methods
 
     end = ".lora_A.weight"
-    shapes = methods.weights.shapes(parent.folder)
-    return [(key.removesuffix(end), shape[0]) for key, shape in shapes.items() if key.endswith(end)]
+    shapes = methods.weights.low_rank_shapes(parent.folder)
+    layers = [(key.removesuffix(end), shape[0]) for key, shape in shapes.items() if key.endswith(end)]
+    if not layers:
+        raise AdapterError(f"{parent.called} has no update that could be merged")
+    return layers

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttune.errors import AdapterError
 from pefttune.pipeline.beginning import Line, begin
 from pefttune.pipeline.comparing import add_zero_shot, compare, encoded_for, illustrate, score, scored
 from pefttune.pipeline.duties import Duty, duty, limited
@@ -99,8 +100,15 @@ def _recipe(
 
 
 def _duties(line: Line, parents: Sequence[Parent], max_rows: int | None) -> list[Duty]:
-    """The tasks of all parents with their rows; those of the first are the line's own."""
+    """The tasks of all parents with their rows; those of the first are the line's own. Raises AdapterError where these
+    have other labels than it was trained on."""
     first, *others = parents
+    if line.task.labels != tuple(first.manifest["labels"]):
+        ours, theirs = (", ".join(labels) or "none" for labels in (line.task.labels, first.manifest["labels"]))
+        raise AdapterError(
+            f"the rows of {first.called} have other labels than it was trained on ({ours} | {theirs}): name another "
+            "adapter first, or give task.labels in its recipe and train it anew"
+        )
     if max_rows is None:
         tell_if_changed(line.rows, first.manifest, line.notify)
     named = [(parent, f"{line.name} on {parent.called}") for parent in others]

@@ -144,7 +144,8 @@ def vllm_rank(manifest: dict[str, Any], peft_config: dict[str, Any]) -> int | No
     patterns = peft_config.get("rank_pattern") or peft_config.get("alpha_pattern")
     if peft_config.get("peft_type") != "LORA" or peft_config.get("use_dora") or patterns or manifest["head"]:
         return None
-    return next((rank for rank in VLLM_RANKS if rank >= peft_config["r"]), None)
+    r = peft_config.get("r")
+    return None if r is None else next((rank for rank in VLLM_RANKS if rank >= r), None)
 
 
 def _metadata(manifest: dict[str, Any], license: str | None) -> ModelCardData:

@@ -59,7 +59,7 @@ class Stored:
     def ranks(self) -> dict[str, int]:
         """The rank of each layer that a LoRA adapts."""
         end = ".lora_A.weight"
-        return {key.removesuffix(end): shape[0] for key, shape in self.shapes.items() if key.endswith(end) and shape[0]}
+        return {key.removesuffix(end): shape[0] for key, shape in self.shapes.items() if key.endswith(end)}
 
     @property
     def heads(self) -> list[str]:
@@ -90,7 +90,7 @@ def _vllm(adapter: Stored) -> Iterator[Objection]:
         return
     yield from _dora("vLLM", adapter)
     heads = adapter.heads
-    if heads and adapter.config["task_type"] == "SEQ_CLS":
+    if heads and adapter.config.get("task_type") == "SEQ_CLS":
         cause = f"its head ({heads[0]}) is a module to save, which vLLM knows of classifiers only since August 2026"
         yield Objection("know", cause, "serve it by a vLLM of August 2026 or newer, or train approach: label-words")
     elif heads:

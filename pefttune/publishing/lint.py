@@ -69,7 +69,7 @@ def _traces(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
     for name in (*MOST_BYTES, *(MOST_BYTES_BESIDE.keys() & manifest["files"])):
         try:
             text = _text_of(folder / name)
-        except OSError as error:
+        except Exception as error:  # whatever a stranger's picture leads the library to
             yield f"{name} cannot be read: {error}"
             continue
         for line, token in tokens_in(text):

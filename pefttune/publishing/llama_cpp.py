@@ -36,7 +36,7 @@ def write_gguf(folder: Path, updates: Mapping[str, Update], base: Any, alpha: fl
     writer.add_base_model_name(0, told["base"]["hub_id"] or told["base"]["origin"])
     for layer, update in updates.items():
         b_Or = update.b_Or * (update.scale * update.rank / alpha)
-        b_Or = _paired(b_Or, heads_of(layer, base)) if kind.paired else b_Or
+        b_Or = _paired(b_Or, _heads_that_fit(layer, base, len(b_Or))) if kind.paired else b_Or
         for half, weight in (("a", update.a_rI), ("b", b_Or)):
             writer.add_tensor(f"{names[layer]}.weight.lora_{half}", weight.contiguous().numpy())
     writer.write_header_to_file()
@@ -63,6 +63,14 @@ def heads_of(layer: str, base: Any) -> int | None:
     """How many heads a layer has whose rows llama.cpp may order otherwise; None for other layers."""
     heads = {"q_proj": base.num_attention_heads, "k_proj": base.num_key_value_heads}
     return heads.get(layer.rpartition(".")[2])
+
+
+def _heads_that_fit(layer: str, base: Any, rows: int) -> int | None:
+    """`heads_of`. Raises AdapterError where a layer of so many outputs cannot have these."""
+    heads = heads_of(layer, base)
+    if heads is not None and rows % (2 * heads):
+        raise AdapterError(f"{layer} has {rows} outputs, which {heads} heads of its base cannot share")
+    return heads
 
 
 def _paired(b_Or: Tensor, heads: int | None) -> Tensor:

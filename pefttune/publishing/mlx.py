@@ -20,6 +20,8 @@ from pefttune.errors import AdapterError
 from pefttune.publishing.low_rank import Update, check_alike
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
+MOST_DIGITS = 6
+"""Of a layer's number."""
 
 
 def write_mlx(folder: Path, updates: Mapping[str, Update], base: Any, told: Mapping[str, Any]) -> None:
@@ -58,7 +60,7 @@ def _place(name: str) -> tuple[int, str]:
     """The layer that a module is in, and its name there: `model.layers.3.mlp.up_proj` is `mlp.up_proj` in layer 3."""
     before, _, inside = name.partition("model.layers.")
     number, _, key = inside.partition(".")
-    if before or not number.isdigit():
+    if before or not number.isdecimal() or len(number) > MOST_DIGITS:
         raise AdapterError(
             f"mlx-lm adapts modules inside the layers, and {name} is in none; pefttune export --to merged makes a "
             "model that needs no adapter"

@@ -16,6 +16,7 @@ import yaml
 from pefttune import store
 from pefttune.bases import BASES
 from pefttune.errors import AdapterError
+from pefttune.methods import configuration
 from pefttune.methods.weights import CONFIG
 from pefttune.publishing.bom import bill
 from pefttune.publishing.card import render_card, vllm_rank
@@ -24,6 +25,7 @@ from pefttune.publishing.hub import check_repo_id
 from pefttune.publishing.lint import lint
 from pefttune.publishing.results import leaderboard
 from pefttune.publishing.signing import sign
+from pefttune.recipe import recipe_from_mapping
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def prepare(
     check_repo_id(repo_id)
     hold = store.Hold(folder)  # or another process could remove the version while it is sent
     manifest = store.read_manifest(folder)
+    recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}")
     license = license or _license(manifest)
     with tempfile.TemporaryDirectory(prefix="pefttune-") as scratch:
         staging = Path(scratch)
@@ -95,7 +98,7 @@ def _fill(staging: Path, folder: Path, manifest: dict[str, Any], repo_id: str, l
     for name in manifest["files"]:
         if name not in (CARD, BOM):
             (staging / name).symlink_to((folder / name).resolve())
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = configuration.read(folder, manifest["files"][CONFIG])
     card = render_card(manifest, repo_id=repo_id, license=license, vllm_rank=vllm_rank(manifest, config))
     (staging / CARD).write_text(card, encoding="utf-8")
     materials = json.dumps(bill(manifest, license), indent=1, ensure_ascii=False)

@@ -20,17 +20,35 @@ STAGING = ".staging-"
 
 
 def names(store: Path) -> list[str]:
-    """Names of all adapters in the store, sorted."""
-    if not store.is_dir():
-        return []
-    return sorted(p.name for p in store.iterdir() if NAME.fullmatch(p.name) and p.is_dir() and versions(store, p.name))
+    """Names of all adapters in the store, sorted; also of those that may not be looked into. Raises AdapterError for a
+    store that may not."""
+    with _reading(store):
+        if not store.is_dir():
+            return []
+        return sorted(p.name for p in store.iterdir() if NAME.fullmatch(p.name) and _may_have_versions(p))
+
+
+def _may_have_versions(folder: Path) -> bool:
+    try:
+        return bool(versions(folder.parent, folder.name))
+    except AdapterError:
+        return True
 
 
 def versions(store: Path, name: str) -> list[int]:
-    """Complete versions of an adapter, oldest first."""
+    """Complete versions of an adapter, oldest first. Raises AdapterError where its folder may not be looked into."""
     folder = store / name
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(p.name) for p in found if p.name.isdecimal() and (p / MANIFEST).is_file())
+    with _reading(folder):
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted(int(p.name) for p in found if p.name.isdecimal() and (p / MANIFEST).is_file())
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AdapterError(f"{folder} cannot be read: {error.strerror}") from None
 
 
 def find(store: Path, name: str) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pefttune.errors import AdapterError
+from pefttune.errors import AdapterError, StorageError
 
 
 class Hold:
@@ -32,8 +32,8 @@ class Hold:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[bool]:
-    """Whether nobody holds the folder; nobody can, then, until the block ends."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Whether nobody holds the folder; nobody can, then, until the block ends. Raises StorageError."""
+    descriptor = _opened(folder)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,10 +47,17 @@ def alone(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Processes that want this go one after another."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Processes that want this go one after another. Raises StorageError."""
+    descriptor = _opened(folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+def _opened(folder: Path) -> int:
+    try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:  # it is gone, or not ours
+        raise StorageError(f"{folder} cannot be opened: {error.strerror}") from None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,35 @@ SIGNATURE = "model.sig"
 HUBS_OWN = frozenset({".gitattributes", ".eval_results"})
 """What a repository of the Hub holds besides: its own settings, and results for its leaderboards."""
 DTYPES = frozenset({"float32", "bfloat16", "float16"})
+NUMBER = int | float
+TASK_TYPES = frozenset({"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM"})
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """The shape of what may also be null, or in older manifests `missing`."""
+
+    shape: Any
+    missing: bool = False
+
+
 SHAPE: dict[str, Any] = {
     "name": str,
-    "recipe": {"task": {"type": str}, "data": {"columns": dict}, "base": {"source": str}},
+    "recipe": {
+        "task": {"type": str},
+        "data": {
+            "source": str | None,
+            "columns": dict,
+            **dict.fromkeys(("test", "revision", "config_name", "max_test_samples", "label_bins"), object),
+        },
+        "base": {"source": str},
+        "adapter": {"method": str},
+        "evaluation": {"confidence_level": NUMBER},
+        "output": {"license": str | None},
+    },
     "labels": (str,),
     "inputs": [str],
+    "new_tokens": Maybe({...: int}, missing=True),
     "base": {
         "source": str,
         "hub_id": str | None,
@@ -34,16 +59,63 @@ SHAPE: dict[str, Any] = {
         "dtype": DTYPES,
         "fingerprint": dict.fromkeys(("config", "tensors", "quantization", "tokenizer", "chat_template"), str),
     },
-    "data": {"fingerprints": dict},
-    "comparison": {"primary": str, "shown": dict, "adapter": dict, "others": dict, "differences": [{"there": float}]},
-    "head": dict | None,
+    "data": {
+        "source": str,
+        "title": str | None,
+        "licence": str | None,
+        "rows": dict.fromkeys(("train", "validation", "test"), int),
+        "fingerprints": {...: str},
+    },
+    "comparison": {
+        "rows": int,
+        "primary": str,
+        "shown": {...: str},
+        "adapter": dict,
+        "others": {...: dict},
+        "differences": [
+            {
+                "against": str,
+                **dict.fromkeys(("there", "difference", "low", "high", "sign_test_p"), NUMBER),
+                **dict.fromkeys(("fixed", "broken"), int),
+            }
+        ],
+    },
+    "lineage": Maybe({"how": str}, missing=True),
+    "created": str,
+    "prompt": str,
+    "parameters": int,
+    "training": dict,
+    "head": Maybe({"task_type": TASK_TYPES, "outputs": int | None, "plain": bool}),
     "probe": {"rows": (dict,), "scores": (list,)},
-    "versions": {...: str},
-    "files": {"adapter_config.json": str, "adapter_model.safetensors": str, ...: str},
+    "versions": {"pefttune": str, ...: str},
+    "files": {**dict.fromkeys(("README.md", "adapter_config.json", "adapter_model.safetensors"), str), ...: str},
 }
 """What other rooms take from a manifest without looking twice. `[…]` holds at least one, `(…,)` any number; a set is of
-what may stand there, and `...` is every other key."""
-HEAD = {"task_type": str, "outputs": int | None, "plain": bool}
+what may stand there, `object` anything, and `...` is every other key."""
+PER_CLASS = {...: {**dict.fromkeys(("precision", "recall", "f1"), NUMBER), "rows": int}}
+COST = {
+    "seconds": NUMBER,
+    "device": str,
+    "dtype": str,
+    "memory": dict.fromkeys(
+        ("peak_mib", "libraries_mib", "weights_mib", "adapter_and_optimizer_mib", "activations_mib"), NUMBER
+    ),
+}
+PARENT = {"name": str, "version": int, "sha256": str}
+LINEAGES: dict[str, Any] = {
+    "import": {"sha256": str, "base": str | None},
+    "warm_start": {"parents": [PARENT]},
+    "fusion": {"parents": [PARENT]},
+}
+MERGED: dict[str, Any] = {
+    "r": int,
+    "kept": NUMBER,
+    "density": NUMBER | None,
+    "seed": int,
+    "parents": [{**PARENT, "weight": NUMBER}],
+    "tasks": ({**dict.fromkeys(("adapter", "task", "metric"), str), "rows": int, "alone": NUMBER, "merged": NUMBER},),
+    "search": Maybe({"tried": int}),
+}
 MOST_TOLD = 8
 
 
@@ -79,8 +151,11 @@ def read_manifest(folder: Path, check_files: bool = True) -> dict[str, Any]:
 
 
 def _misfits(value: Any, shape: Any, path: str = "") -> Iterator[str]:
-    """The paths of what is not of that shape."""
-    if isinstance(shape, dict) and isinstance(value, dict):
+    """The paths of what is not of that shape; `...` stands for what is missing."""
+    if isinstance(shape, Maybe):
+        if value is not None and not (value is ... and shape.missing):
+            yield from _misfits(value, shape.shape, path)
+    elif isinstance(shape, dict) and isinstance(value, dict):
         others = dict.fromkeys(value, shape[...]) if ... in shape else {}
         for key, inner in {**others, **{key: inner for key, inner in shape.items() if key is not ...}}.items():
             yield from _misfits(value.get(key, ...), inner, f"{path}.{key}" if path else key)
@@ -90,7 +165,7 @@ def _misfits(value: Any, shape: Any, path: str = "") -> Iterator[str]:
     elif isinstance(shape, frozenset):
         if not isinstance(value, str) or value not in shape:
             yield path
-    elif isinstance(shape, dict | list | tuple) or not isinstance(value, shape):
+    elif value is ... or isinstance(shape, dict | list | tuple) or not isinstance(value, shape):
         yield path
 
 
@@ -99,23 +174,37 @@ def _first(faults: Iterable[str]) -> list[str]:
     return [shown(fault) for fault in islice(faults, MOST_TOLD)]
 
 
-def _of_primary(content: dict[str, Any]) -> dict[str, Any]:
-    """The shape of a comparison, as far as its primary metric goes."""
-    primary = content["comparison"]["primary"]
-    return {"shown": {primary: str}, "adapter": {primary: float}}
-
-
 def _faults(content: dict[str, Any]) -> list[str]:
     """What is not of the shape that other rooms rely on."""
-    if faults := _first(_misfits(content, SHAPE)):
-        return faults
-    head = _misfits(content["head"], HEAD, "head") if content["head"] is not None else ()
-    return _first(chain(head, _misfits(content["comparison"], _of_primary(content), "")))
+    return _first(_misfits(content, SHAPE)) or _first(_misfits(content, _shape_within(content)))
+
+
+def _shape_within(content: dict[str, Any]) -> dict[str, Any]:
+    """The shape of what depends on other parts of the manifest: metrics on which are shown, a lineage on its kind."""
+    comparison, lineage = content["comparison"], content.get("lineage")
+    metrics = dict.fromkeys((comparison["primary"], *comparison["shown"]), NUMBER)
+    per_class = {"per_class": PER_CLASS} if "per_class" in comparison["adapter"] else {}
+    return {
+        "comparison": {
+            "shown": {comparison["primary"]: str},
+            "adapter": {**metrics, **per_class},
+            "others": {...: metrics},
+        },
+        "lineage": Maybe(LINEAGES.get(lineage["how"], MERGED) if lineage else {}, missing=True),
+        "training": COST if "seconds" in content["training"] else {},
+    }
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:
     """Raise AdapterError unless the folder holds these files, unchanged, and none beside them: PEFT would load a pickle
     or a `chat_template.jinja` that somebody has put there."""
+    try:
+        _compare(folder, files)
+    except OSError as error:  # a name that no file can have, a file that is not ours to read
+        raise AdapterError(f"{folder} cannot be read: {error.strerror}") from None
+
+
+def _compare(folder: Path, files: dict[str, str]) -> None:
     for name, digest in files.items():
         if Path(name).name != name or not (folder / name).is_file():
             raise AdapterError(f"{folder / shown(name)} is missing")

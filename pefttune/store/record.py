@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pefttune.errors import AdapterError
+from pefttune.errors import AdapterError, StorageError
 from pefttune.store.holding import in_turn
 from pefttune.store.strict_json import read_json
 
@@ -48,10 +48,14 @@ def _is_record(content: Any) -> bool:
 
 @contextmanager
 def changing(home: Path) -> Iterator[Record]:
-    """The record, written when the block ends without an error; processes take turns."""
+    """The record, written when the block ends without an error; processes take turns. Raises StorageError where it
+    cannot be written."""
     with in_turn(home):
         record = read(home)
         yield record
         waiting = home / f"{RECORD}.new"
-        waiting.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        os.replace(waiting, home / RECORD)
+        try:
+            waiting.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+            os.replace(waiting, home / RECORD)
+        except OSError as error:
+            raise StorageError(f"{home / RECORD} cannot be written: {error.strerror}") from None

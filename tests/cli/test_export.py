@@ -72,7 +72,7 @@ def test_a_merged_model_says_what_the_adapter_says(
         ({"lora_alpha": 80}, "describes another adapter than the manifest: lora_alpha differ"),
         ({"use_rslora": True}, "describes another adapter than the manifest: use_rslora differ"),
         ({"target_modules": "(a+)+$"}, "target_modules has to be a list of names, and not a pattern"),
-        ({"r": 10**400}, "r is 1"),
+        ({"r": 10**400}, "is damaged: it holds 1000"),
         ({"base_model_name_or_path": "evil/base"}, "names another base than pefttune.json"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,8 @@ def folder(tmp_path: Path) -> Any:
             state[f"base_model.model.{name}.lora_A.weight"] = torch.ones(r, 6)
             state[f"base_model.model.{name}.lora_B.weight"] = torch.ones(5, r)
         save_file({**state, **(extra or {})}, tmp_path / "adapter_model.safetensors")
-        usual = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q", "v", "up"]}
+        targets = sorted({name.rpartition(".")[2] for name in ranks or {Q: 4}})
+        usual = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": targets}
         (tmp_path / "adapter_config.json").write_text(json.dumps({**usual, **config}))
         return tmp_path
 
@@ -145,12 +148,27 @@ def test_no_pattern_is_run(folder: Any) -> None:
         ({"use_qalora": True}, "use_qalora is True"),
         ({"of_tomorrow": 3}, "of_tomorrow is 3; that is not known here"),
         ({"target_modules": ["v"]}, r"target_modules does not name model\.layers\.0\.attn\.q, which has tensors"),
+        ({"target_modules": ["q", "v", "mlp.up"]}, r"target_modules names v, mlp\.up, which has no tensors"),
+        ({"target_modules": ["q", 7]}, "target_modules names 7, which has no tensors"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save names lm_head, which has no tensors"),
+        ({"modules_to_save": ["classifier", "score"]}, "modules_to_save names classifier, score, which has no tensors"),
+        ({"modules_to_save": "score"}, "modules_to_save is score, no list of names"),
         ({"exclude_modules": ["attn.q"]}, r"exclude_modules names model\.layers\.0\.attn\.q, which has tensors"),
     ],
 )
 def test_a_configuration_is_refused_by_its_key(folder: Any, config: dict[str, Any], told: str) -> None:
     with pytest.raises(AdapterError, match=told):
         read_foreign(folder(**config))
+
+
+def test_modules_that_were_saved_whole(folder: Any) -> None:
+    """PEFT names the heads of two kinds of models for every classifier, of which one is there."""
+    for key in ("score.weight", "classifier.out_proj.weight"):
+        head = {f"base_model.model.{key}": torch.ones(2)}
+        own = folder(extra=head, modules_to_save=["classifier", "score"])
+        assert read_foreign(own).others == (key,)
+        with pytest.raises(AdapterError, match="modules_to_save names embed_tokens, which has no tensors"):
+            read_foreign(folder(extra=head, modules_to_save=["classifier", "score", "embed_tokens"]))
 
 
 @pytest.mark.parametrize(
@@ -203,4 +221,27 @@ def test_a_configuration_that_is_none(folder: Any, content: str) -> None:
     own = folder()
     (own / "adapter_config.json").write_text(content)
     with pytest.raises(AdapterError, match=r"is damaged: |is too large: it may have 1,048,576 bytes"):
+        read_foreign(own)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_pipe_is_not_waited_for(folder: Any, name: str) -> None:
+    own = folder()
+    (own / name).unlink()
+    os.mkfifo(own / name)
+    with pytest.raises(AdapterError, match=rf"{name} cannot be read: it is no file"):
+        read_foreign(own)
+
+
+def test_what_may_not_be_read_is_told(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = folder()
+    with pytest.raises(AdapterError, match=r"a+ cannot be read: File name too long"):
+        read_foreign(own / ("a" * 300))
+
+    def refused(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refused)  # whoever runs tests may be allowed everything
+    with pytest.raises(AdapterError, match=f"{own} cannot be read: Permission denied"):
         read_foreign(own)

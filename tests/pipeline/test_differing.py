@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pefttune import pipeline, store
+from pefttune import data, pipeline, store, tasks
 from pefttune.errors import AdapterError, DataError
 from pefttune.inference import open_session
+from pefttune.recipe import recipe_from_mapping
 
 
 def stored(folder: Path) -> Any:
@@ -182,3 +185,41 @@ def test_the_same_version(family: Any) -> None:
     folder = family("label-words", "one")
     with pytest.raises(AdapterError, match=r"one and one@1 are the same version, one@1: name two"):
         pipeline.diff(("one", "one@1"), folder)
+
+
+def test_rows_that_one_was_trained_on_are_told(family: Any) -> None:
+    """Another division of the same rows: what the first was tested on, the second has learned."""
+    folder = family("label-words", "one", "two")
+    assert pipeline.diff(("one", "two"), folder, max_rows=4).rows.notes == ()
+    manifest = stored(folder / "two" / "1")
+    manifest["recipe"]["data"]["split"] = {"validation": 0.1, "test": 0.1}
+    family.change(folder / "two" / "1", recipe=manifest["recipe"])
+    [note] = pipeline.diff(("one", "two"), folder).rows.notes
+    assert note == "whether two@1 was trained on these rows is not known: its training rows have changed since"
+    recipe = recipe_from_mapping(manifest["recipe"], "test")
+    task = tasks.get(recipe.task).with_labels(manifest["labels"])
+    own = data.load(recipe.data, task.columns, task.inputs, task.check)
+    family.change(folder / "two" / "1", data=manifest["data"] | {"fingerprints": own.report.fingerprints})
+    found = pipeline.diff(("one", "two"), folder)
+    asked = [row["text"] for row in stored(folder / "one" / "1")["probe"]["rows"]]
+    train, chosen_by = (sum(row.values["text"] in asked for row in part) for part in (own.train, own.validation))
+    assert train
+    assert found.rows.notes == (
+        f"two@1 was trained on {train} of these {found.rows.rows} rows, and its best weights were chosen by "
+        f"{chosen_by}: its answers to those say little of others",
+    )
+
+
+def test_rows_that_may_have_been_trained_on(family: Any, tmp_path: Path) -> None:
+    folder = family("label-words", "one", "two")
+    lineage = {"how": "import", "sha256": "0" * 64, "base": None, "peft_version": None}
+    family.change(folder / "two" / "1", lineage=lineage)
+    first, second = pipeline.diff(("one", "two"), folder, "reviews.jsonl").rows.notes
+    assert re.fullmatch(
+        r"one@1 was trained on \d+ of these 60 rows, and its best weights were chosen by \d+: .*", first
+    )
+    assert second.endswith("is not known: it was taken in from a folder, and its recipe is that of the import")
+    shutil.move(tmp_path / "reviews.jsonl", tmp_path / "rows.jsonl")
+    first, _ = pipeline.diff(("one", "two"), folder, "rows.jsonl").rows.notes
+    assert first.startswith("whether one@1 was trained on these rows is not known: ")
+    assert "reviews.jsonl does not exist" in first

@@ -205,7 +205,7 @@ while not (shelf.parent / "go").exists():
 for round in range(10):
     with store.staged(shelf, "film") as staging:
         (staging / "who").write_text(f"{number}:{round}")
-        for file in ("adapter_config.json", "adapter_model.safetensors"):
+        for file in ("README.md", "adapter_config.json", "adapter_model.safetensors"):
             (staging / file).touch()
         store.write_manifest(staging, json.loads(sys.argv[3]))
         print(store.commit(staging).name)

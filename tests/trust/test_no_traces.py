@@ -1,9 +1,11 @@
-"""No file that leaves the machine tells whose it is: all that a run, its exports and a publication write is searched
-for this machine's folders, the user's name, and what lies in the environment."""
+"""No file that leaves the machine tells whose it is: all that a run, an import, exports to every program and a signed
+publication write is searched for this machine's folders, the user's name, and what lies in the environment. What stays
+here, of a run, a sweep and a probe, may say where its rows and its base lie, and no more."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pefttune import pipeline, publishing
+from pefttune import pipeline, publishing, sweep
 from pefttune.pipeline import Gate
+from pefttune.pipeline.converting import Program
+from pefttune.recipe import read_choices, variants
 
 USER = "anneliese-kowalczyk"
 SECRETS = {
@@ -21,6 +25,10 @@ SECRETS = {
     "WANDB_API_KEY": "0123456789abcdef" * 2,
     "DATABASE_URL": "postgres://anneliese:geheim@db.example/rows",
 }
+
+
+OF_THE_USER = {**SECRETS, "user": USER}
+"""What is not even told where it stays here."""
 
 
 @pytest.fixture
@@ -66,15 +74,60 @@ def test_nothing_that_leaves_the_machine_tells_of_it(
     store, rows = tmp_path / "adapters", str(tmp_path / "reviews.jsonl")
     pipeline.export_peft("tiny", tmp_path / "for-peft", store)
     pipeline.export_merged("tiny", tmp_path / "merged", gate=Gate(0.0, rows, 4), store_folder=store)
-    for folder in (run.folder, tmp_path / "for-peft", tmp_path / "merged"):
+    programs: tuple[Program, ...] = ("gguf", "ollama", "mlx")
+    for to in programs:
+        pipeline.export_converted("tiny", to, tmp_path / to, store)
+    for folder in (run.folder, *(tmp_path / name for name in ("for-peft", "merged", *programs))):
         assert found(folder, traces) == []
-    with publishing.prepare(run.folder, "anna/tiny", private=True, license="MIT") as publication:
+    with publishing.prepare(
+        run.folder, "anna/tiny", private=True, license="MIT", key=private_key(Path.cwd())
+    ) as publication:
         [sent] = {file.path.parent for file in publication.files}
+        assert {"model.sig", "bom.json"} <= {path.name for path in sent.iterdir()}
         assert found(sent, traces) == []
-    # A run folder stays here, and is resumed from: it says where the rows lie, and nothing else.
-    assert found(run.run_folder, {**SECRETS, "user": USER}) == []
+    assert found(run.run_folder, OF_THE_USER) == []
     page = (run.run_folder / "report.html").read_text()
     assert str(tmp_path) not in page
+
+
+def private_key(folder: Path) -> Path:
+    pytest.importorskip("model_signing", reason="needs pip install 'pefttune[sign]'")
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    (folder / "key.pem").write_bytes(pem)
+    return folder / "key.pem"
+
+
+def test_what_is_taken_in_tells_nothing_of_where_it_lay(
+    traces: dict[str, str], finished: Any, recipe_of: Any, tiny: Path
+) -> None:
+    traces["folder of the base"] = str(tiny.parent)
+    folder = Path.cwd() / "left-by-peft"
+    shutil.copytree(finished().run.folder, folder)
+    (folder / "pefttune.json").unlink()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(tiny)}))
+    taken = pipeline.take_in(folder, recipe_of(), "mine", max_rows=4)
+    assert found(taken.folder, traces) == []
+    assert found(taken.run_folder, {**SECRETS, "user": str(folder)}) == []
+
+
+def test_what_a_sweep_and_a_probe_leave(traces: dict[str, str], recipe_of: Any) -> None:
+    small = {"training.max_steps": 2, "evaluation.bootstrap_samples": 100}
+    recipe_of(small)
+    choices = [f"{key}={value}" for key, value in small.items()]
+    tried = read_choices([*choices, "adapter.r=2,4"])
+    variants_of = variants(str(recipe_of.path), tried)
+    swept = sweep.sweep(variants_of, sweep.searcher("grid", variants_of, tried, None, 0), lambda event: None)
+    probed = pipeline.probe(recipe_of(), [], [], 40)
+    for folder in (swept.folder, probed.folder):
+        assert found(folder, OF_THE_USER) == []
+        pictures = [path for path in folder.rglob("*") if path.suffix in (".png", ".svg", ".html", ".md")]
+        assert pictures
+        assert not [path for path in pictures if any(traces["folder"].encode() in said for said in words(path))]
 
 
 @pytest.mark.parametrize("name", ["README.md", "adapter_config.json", "figure.png", "adapter_model.safetensors"])
