@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ class Session:
         head = task.new_head(self.base.model, causal=self.causal)
         if adapter.read_only_ids and head is None:
             encoder = ReadOnlyEncoder(encoder, adapter.read_only_ids, vocabulary.tokenizer)
-        own = vocabulary if vocabulary.new else None
+        own = replace(vocabulary, read_only_ids=adapter.read_only_ids) if vocabulary.new else None
         loaded = Loaded(task, encoder, max_length, adapter, head, vocabulary=own)
         loaded.train(False)
         return loaded

@@ -16,10 +16,11 @@ from pefttune.tasks.tokenizing import ONE_AT_A_TIME
 @dataclass(frozen=True)
 class Vocabulary:
     """The tokenizer that an adapter's texts are read and written by. `new` are the tokens that it has and the base's
-    lacks, each with the pieces into which that one splits it."""
+    lacks, each with the pieces into which that one splits it; those of `read_only_ids` are never written."""
 
     tokenizer: Any
     new: Mapping[str, tuple[int, ...]]
+    read_only_ids: frozenset[int] = frozenset()
 
     @property
     def new_ids(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from pefttune import doctor, methods, pipeline, tasks
 from pefttune.data import Row
 from pefttune.errors import AdapterError, BaseError, DataError
-from pefttune.inference import Session
+from pefttune.inference import Sampling, Session
 from pefttune.recipe import adapters as sections
 from pefttune.recipe import tasks as of_tasks
 
@@ -27,14 +27,18 @@ KNOWN = 261  # tokens of the tests' tokenizer
 
 @pytest.fixture(params=["tied", "untied", "tied, one spare row"])
 def folder(request: Any, new_model: Any, tmp_path: Path) -> Path:
+    path: Path = new_model(tmp_path / "model", tie_word_embeddings=request.param != "untied")
+    return padded(path) if "spare" in request.param else path
+
+
+def padded(folder: Path) -> Path:
+    """The model there, with a row more than its tokenizer has tokens."""
     import transformers
 
-    path: Path = new_model(tmp_path / "model", tie_word_embeddings=request.param != "untied")
-    if "spare" in request.param:
-        padded = transformers.AutoModelForCausalLM.from_pretrained(path)
-        padded.resize_token_embeddings(KNOWN + 1)
-        padded.save_pretrained(path)
-    return path
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(KNOWN + 1)
+    model.save_pretrained(folder)
+    return folder
 
 
 def section(tokens: tuple[str, ...] = NEW) -> sections.TrainableTokens:
@@ -180,6 +184,27 @@ def test_a_new_token_is_written(base_of: Any, new_model: Any, tmp_path: Path, nu
     stopping = tasks.Generation(6, num_beams=num_beams, stop=("<ent>",))
     (stopped,) = session.generate("new", [example], stopping)
     assert stopped.text == ""
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+@pytest.mark.parametrize("sampling", [None, Sampling()])
+def test_a_spare_row_that_nobody_trained_is_never_written(
+    base_of: Any, new_model: Any, tmp_path: Path, num_beams: int, sampling: Sampling | None
+) -> None:
+    session = Session(base_of(padded(new_model(tmp_path / "model", tie_word_embeddings=False))))
+    told = {"type": "text-generation", "max_new_tokens": 6, "num_beams": num_beams}
+    loaded = session.add("new", session.attach(tasks.get(of_tasks.TextGeneration(**told)), section(), 256))
+    row = Row({"messages": [{"role": "user", "content": "Who?"}]}, "row")
+    (example,) = loaded.encoder(row)
+    with session.passing(None), torch.no_grad():  # by far the likeliest behind this prompt
+        hidden_D = session.base.model.base_model(torch.tensor([example.prompt])).last_hidden_state[0, -1]
+        session.base.model.lm_head.weight[KNOWN] = 100 * hidden_D
+        assert logits(session.base.model, torch.tensor([example.prompt]))[0, -1].argmax() == KNOWN
+    (written,) = session.generate("new", [example], sampling=sampling)
+    assert "<ent>" not in written.text
+    assert "<ent>" not in "".join(session.stream("new", row, sampling=sampling))
+    with pytest.raises(DataError, match="a new token that this base can read but not write"):
+        loaded.encoder(Row({**row.values, "reply": "<ent>"}, "row"))
 
 
 def test_answers_and_words_are_found_behind_new_tokens(base_of: Any, tiny_encoder: Path) -> None:
