@@ -10,6 +10,7 @@ from pefttune.errors import AdapterError
 from pefttune.inference.answer import Answer
 from pefttune.inference.by_transformers import written_by_transformers
 from pefttune.inference.generation import Tokens, groups, write
+from pefttune.inference.readonly import ReadOnlyEncoder
 from pefttune.inference.sampling import Sampling
 from pefttune.tasks import Generation, Writing
 from pefttune.tasks.chat import ChatTemplate
@@ -28,8 +29,8 @@ class Writer:
         self._session, self._name = session, name
         self._generation, self._sampling = generation or task.generation, sampling
         told = session.base.model.generation_config.eos_token_id
-        self._tokenizer, vocabulary = session.tokenizer(name), session.purpose(name).vocabulary
-        self._never = vocabulary.read_only_ids if vocabulary else frozenset()
+        self._tokenizer, encoder = session.tokenizer(name), session.purpose(name).encoder
+        self._never = encoder.ids if isinstance(encoder, ReadOnlyEncoder) else frozenset[int]()
         ends = {*(told if isinstance(told, list) else [told]), self._tokenizer.eos_token_id}
         if not session.base.model.config.is_encoder_decoder:
             ends.add(ChatTemplate(self._tokenizer).end)

@@ -198,6 +198,17 @@ class Lora(LowRank):
         examples=["film-sentiment"],
     )
 
+    @field_validator("alpha_pattern")
+    @classmethod
+    def _scaled_are_adapted(cls, alphas: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        ranks = info.data.get("rank_pattern", {})
+        if left_alone := [name for name in alphas if ranks.get(name) == 0]:
+            raise ValueError(
+                f"{left_alone[0]} has rank 0 in rank_pattern, which leaves it as it is, so that there is nothing to "
+                "scale; leave it out here, or give it a rank"
+            )
+        return alphas
+
     @field_validator("budget")
     @classmethod
     def _ranks_are_given_once(cls, budget: int | None, info: ValidationInfo) -> int | None:
