@@ -14,6 +14,7 @@ from typing import Any
 
 import peft
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.boft.layer import get_fbd_cuda
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_FEEDFORWARD
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
 from torch import nn
@@ -217,6 +218,11 @@ def _oft(model: Any, config: sections.Oft, places: list[str]) -> peft.PeftConfig
 
 def _boft(model: Any, config: sections.Boft, places: list[str]) -> peft.PeftConfig:
     _divides(model, places, "boft_block_size", config.boft_block_size)
+    if config.boft_n_butterfly_factor > 1 and get_fbd_cuda() is None:  # PEFT would take 1 and say so by a warning
+        raise BaseError(
+            f"adapter.boft_n_butterfly_factor: PEFT computes {config.boft_n_butterfly_factor} factors by its CUDA "
+            "extension alone, which cannot be built here; it needs a GPU, nvcc and ninja. Leave the key out, for one"
+        )
     factors = {"boft_n_butterfly_factor": config.boft_n_butterfly_factor}
     return peft.BOFTConfig(boft_block_size=config.boft_block_size, **factors, target_modules=places)
 

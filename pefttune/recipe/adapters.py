@@ -301,7 +301,9 @@ class AdaLora(OfWeights):
         1, gt=0, description="Optimizer steps from one cut to the next.", json_schema_extra={"unit": "optimizer steps"}
     )
     orth_reg_weight: NonNegative = Field(
-        0.5, description="Weight of a term in the loss that keeps the components of an update orthogonal."
+        0.5,
+        le=LARGEST_ALPHA,
+        description="Weight of a term in the loss that keeps the components of an update orthogonal.",
     )
 
     @model_validator(mode="after")
@@ -352,7 +354,7 @@ class Boft(OfWeights):
         description="Orthogonal matrices as a product of sparse factors, a butterfly (arXiv:2311.06243)."
     )
     boft_block_size: Whole = Field(4, gt=1, description="Numbers that a block turns among themselves.")
-    boft_n_butterfly_factor: Whole = Field(1, gt=0, description="Factors of the butterfly.")
+    boft_n_butterfly_factor: Whole = Field(1, gt=0, le=16, description="Factors of the butterfly.")
 
 
 class Vera(OfWeights):
@@ -363,7 +365,7 @@ class Vera(OfWeights):
         description="Random low-rank matrices, frozen and shared by all layers; only two vectors of each layer learn "
         "(arXiv:2310.11454)."
     )
-    r: Annotated[Whole, Field(gt=0, le=4096, description="Rank of the update matrices.")] = 256
+    r: Annotated[Whole, Field(gt=0, le=2 * LARGEST_RANK, description="Rank of the update matrices.")] = 256
 
 
 class Miss(OfWeights):
