@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from pefttune.cli.output import Json, out, percent, print_json
+from pefttune.errors import InputError
 
 if TYPE_CHECKING:
     from pefttune.evaluation.transfer import BaseFound, TransferReport
@@ -37,13 +38,14 @@ def probe(
     """Foretell, before any training, what will transfer: which base, which layer, which adapter to start from."""
     from pefttune.recipe import load_recipe
 
+    given, starts = _listed("--bases", bases), _listed("--adapters", adapters)
     loaded = load_recipe(recipe, overrides or [])
 
     from pefttune import pipeline
     from pefttune.cli.progress import Display
 
     with Display() as display:
-        found = pipeline.probe(loaded, _listed(bases), _listed(adapters), rows, display)
+        found = pipeline.probe(loaded, given, starts, rows, display)
     if as_json:
         print_json({**asdict(found.report), "transfers": found.report.transfers, "run_folder": str(found.folder)})
         return
@@ -51,8 +53,11 @@ def probe(
     out.print(f"picture and JSON: {found.folder}   {found.report.seconds:,.0f} s", soft_wrap=True)
 
 
-def _listed(names: str | None) -> list[str]:
-    return [name.strip() for name in (names or "").split(",") if name.strip()]
+def _listed(option: str, names: str | None) -> list[str]:
+    listed = [name.strip() for name in (names or "").split(",") if name.strip()]
+    if names is not None and not listed:
+        raise InputError(f"{option} names none: write names with commas between them, or leave it out")
+    return listed
 
 
 def _print(report: TransferReport) -> None:

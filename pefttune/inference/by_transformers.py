@@ -37,8 +37,9 @@ def written_by_transformers(
     generation: Generation,
     ends: frozenset[int],
     sampling: Sampling | None = None,
+    never: frozenset[int] = frozenset(),
 ) -> list[list[int]]:
-    """The tokens of an answer to each prompt; `tokenizer` finds stop texts in them."""
+    """The tokens of an answer to each prompt, `never` one of those; `tokenizer` finds stop texts in them."""
     pad_id, apart = min(ends), base.model.config.is_encoder_decoder
     side = "right" if apart else "left"
     ids_BW = pad_sequence([torch.tensor(prompt) for prompt in prompts], True, pad_id, side)
@@ -51,6 +52,7 @@ def written_by_transformers(
         stop_strings=list(generation.stop) or None,
         eos_token_id=sorted(ends),
         pad_token_id=pad_id,
+        suppress_tokens=[*(base.model.generation_config.suppress_tokens or ()), *sorted(never)] or None,
         do_sample=sampling is not None,
         **drawn,
     )

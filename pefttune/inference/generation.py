@@ -55,13 +55,14 @@ def write(
     ends: frozenset[int],
     max_tokens: int,
     sampling: Sampling | None = None,
+    never: frozenset[int] = frozenset(),
 ) -> Iterator[None]:
-    """Write an answer to each prompt; with every step, each that is not done gets a token.
+    """Write an answer to each prompt; with every step, each that is not done gets a token, but `never` one of those.
 
     Prompts are read in batches of at most `max_tokens`, by a model that `can_write`.
     """
     state, growing = State(model, prompts, max_tokens), list(answers)
-    choose = chooser(sampling, ends, model.device)
+    choose = chooser(sampling, ends, model.device, never)
     while True:
         tokens_B, log_likelihoods_B = choose(state.logits_BV.float(), growing)
         for answer, token, log_likelihood in zip(growing, tokens_B.tolist(), log_likelihoods_B.tolist(), strict=True):

@@ -10,17 +10,17 @@ from pefttune.errors import DataError
 
 
 class ReadOnlyEncoder:
-    """An encoder of a task whose answers must not hold these ids: its base has no output for them."""
+    """An encoder of a task whose answers must not hold these `ids`: its base has no output for them."""
 
     def __init__(self, plain: tasks.Encoder, ids: frozenset[int], tokenizer: Any) -> None:
-        self._plain, self._ids, self._tokenizer = plain, ids, tokenizer
+        self._plain, self.ids, self._tokenizer = plain, ids, tokenizer
 
     def __call__(self, row: Row) -> tasks.Encoded:
         """The examples of a row. Raises DataError for an answer that cannot be written."""
         encoded = self._plain(row)
         answered = {token for example in encoded for answer in example.answers for token in answer}
         answered |= {int(token) for example in encoded for _, token in example.marks}
-        if lacking := sorted(self._ids & answered):
+        if lacking := sorted(self.ids & answered):
             token = self._tokenizer.convert_ids_to_tokens(lacking[0])
             raise DataError(
                 f"{row.origin}: the answer holds {token!r}, a new token that this base can read but not write, for its "

@@ -46,16 +46,21 @@ class Sampling:
 Choose = Callable[[Tensor, Sequence[Answer]], tuple[Tensor, Tensor]]
 
 
-def chooser(sampling: Sampling | None, ends: frozenset[int], device: torch.device) -> Choose:
-    """Picks from logits (B, V) a token for each answer, with its log-likelihood."""
+def chooser(
+    sampling: Sampling | None, ends: frozenset[int], device: torch.device, never: frozenset[int] = frozenset()
+) -> Choose:
+    """Picks from logits (B, V) a token for each answer, with its log-likelihood; ids that are `never` to be picked may
+    lie behind V."""
     ends_E = torch.tensor(sorted(ends), device=device)
     chance = torch.Generator(device).manual_seed(sampling.seed) if sampling else None
 
     def choose(logits_BV: Tensor, answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
         log_chances_BV = logits_BV.log_softmax(-1)
         allowed_BV = logits_BV
+        if inside := [own for own in never if own < logits_BV.shape[-1]]:
+            allowed_BV = logits_BV.index_fill(-1, torch.tensor(inside, device=device), float("-inf"))
         if too_short := [i for i, answer in enumerate(answers) if not answer.may_end]:
-            allowed_BV = logits_BV.clone()
+            allowed_BV = allowed_BV.clone()
             allowed_BV[torch.tensor(too_short, device=device)[:, None], ends_E] = float("-inf")
         if sampling is None:
             tokens_B = allowed_BV.argmax(-1)

@@ -57,6 +57,7 @@ class Session:
         self._mismatches: dict[str, bases.Mismatch] = {}
         self.causal = is_causal(base.model)  # whether a token is blind to what follows it: a decoder
         self.max_batch_tokens = max_batch_tokens or tokens_at_once(base.device)
+        self._vocabularies = tasks.Vocabularies(base.tokenizer)
         self._shelf = Shelf(base.model, max_adapter_mib, partial(attach_again, self))
         self._active: str | None = None
         self._lock = threading.RLock()
@@ -146,7 +147,7 @@ class Session:
     def attach(self, task: tasks.Task, config: Any, max_length: int) -> Loaded:
         """A new, frozen adapter by the recipe's `adapter` section, with the task's encoder and head, not yet in the
         session. Raises BaseError or DataError when task, method and base do not fit together."""
-        vocabulary = tasks.vocabulary_of(config, self.base.tokenizer)
+        vocabulary = self._vocabularies.of(config)
         encoder = self.encoder(task, max_length, vocabulary.tokenizer)
         adapter = methods.attach(self.base.model, config, vocabulary.tokenizer, vocabulary.new)
         if adapter.virtual_ids:
@@ -169,6 +170,13 @@ class Session:
         """What the texts of that adapter are read and written by. Raises AdapterError."""
         own = self.purpose(name).vocabulary
         return self.base.tokenizer if own is None else own.tokenizer
+
+    def encoder_by(self, name: str, task: tasks.Task) -> tasks.Encoder:
+        """What turns rows of another task into examples as the adapter `name` reads texts: by its own tokenizer, behind
+        its virtual tokens. Raises AdapterError, BaseError or DataError."""
+        encoder = self.encoder(task, self.purpose(name).max_length, self.tokenizer(name))
+        adapter = self[name].adapter
+        return PromptedEncoder(encoder, adapter.virtual_ids) if adapter and adapter.virtual_ids else encoder
 
     def encoder(self, task: tasks.Task, max_length: int, tokenizer: Any = None) -> tasks.Encoder:
         """What turns rows of the task into examples for this base, by its own tokenizer or another one that extends

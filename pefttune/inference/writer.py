@@ -10,6 +10,7 @@ from pefttune.errors import AdapterError
 from pefttune.inference.answer import Answer
 from pefttune.inference.by_transformers import written_by_transformers
 from pefttune.inference.generation import Tokens, groups, write
+from pefttune.inference.readonly import ReadOnlyEncoder
 from pefttune.inference.sampling import Sampling
 from pefttune.tasks import Generation, Writing
 from pefttune.tasks.chat import ChatTemplate
@@ -28,7 +29,8 @@ class Writer:
         self._session, self._name = session, name
         self._generation, self._sampling = generation or task.generation, sampling
         told = session.base.model.generation_config.eos_token_id
-        self._tokenizer = session.tokenizer(name)
+        self._tokenizer, encoder = session.tokenizer(name), session.purpose(name).encoder
+        self._never = encoder.ids if isinstance(encoder, ReadOnlyEncoder) else frozenset[int]()
         ends = {*(told if isinstance(told, list) else [told]), self._tokenizer.eos_token_id}
         if not session.base.model.config.is_encoder_decoder:
             ends.add(ChatTemplate(self._tokenizer).end)
@@ -81,13 +83,13 @@ class Writer:
 
     def _steps(self, prompts: Sequence[Tokens], answers: Sequence[Answer], sampling: Sampling | None) -> Iterator[None]:
         session = self._session
-        return write(session.base.model, prompts, answers, self._ends, session.max_batch_tokens, sampling)
+        return write(session.base.model, prompts, answers, self._ends, session.max_batch_tokens, sampling, self._never)
 
     def _leave_to_transformers(
         self, prompts: Sequence[Tokens], answers: Sequence[Answer], sampling: Sampling | None
     ) -> None:
         base, generation = self._session.base, self._generation
-        tokens = written_by_transformers(base, self._tokenizer, prompts, generation, self._ends, sampling)
+        tokens = written_by_transformers(base, self._tokenizer, prompts, generation, self._ends, sampling, self._never)
         both = zip(prompts, tokens, strict=True)
         examples = [Example(tuple(prompt), (tuple(own),), 0, "prompt") for prompt, own in both]
         # Read back for their likelihood: transformers would keep the logits of the whole vocabulary for every step.

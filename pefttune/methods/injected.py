@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.boft.layer import get_fbd_cuda
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_FEEDFORWARD
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
 from torch import nn
@@ -203,6 +204,15 @@ def _divides(model: Any, places: list[str], key: str, size: int) -> None:
             raise BaseError(f"adapter.{key}: blocks of {size} do not divide the {width} inputs of {name}; take another")
 
 
+def _check_butterfly(model: Any, places: list[str], section: sections.Boft) -> None:
+    _divides(model, places, "boft_block_size", section.boft_block_size)
+    if section.boft_n_butterfly_factor > 1 and get_fbd_cuda() is None:  # PEFT would take 1 and say so by a warning
+        raise BaseError(
+            f"adapter.boft_n_butterfly_factor: PEFT computes {section.boft_n_butterfly_factor} factors by its CUDA "
+            "extension alone, which cannot be built here; it needs a GPU, nvcc and ninja. Leave the key out, for one"
+        )
+
+
 Places = Callable[[Any, Any], list[str]]
 PLACES: dict[str, Places] = {
     "dora": _linear,
@@ -218,6 +228,6 @@ CHECKS: dict[str, Callable[[Any, list[str], Any], None]] = {
     "dora": lambda model, places, section: _check_ranks(model, places, section.rank),
     "adalora": lambda model, places, section: _check_ranks(model, places, section.init_r, "init_r"),
     "oft": lambda model, places, section: _divides(model, places, "oft_block_size", section.oft_block_size),
-    "boft": lambda model, places, section: _divides(model, places, "boft_block_size", section.boft_block_size),
+    "boft": _check_butterfly,
 }
 """What a base can be too small for."""

@@ -19,7 +19,7 @@ class Adapter(Protocol):
     virtual_ids: tuple[int, ...] = ()
     """Ids beyond the base's vocabulary that every text begins with, which the adapter embeds while it acts."""
     read_only_ids: frozenset[int] = frozenset()
-    """Ids beyond the base's vocabulary that it embeds, and that the base's output layer has no row for."""
+    """Ids beyond the base's vocabulary that it embeds, and that the base's output layer has no trained row for."""
     file_prefix: str = FILE_PREFIX
     """What stands in its file before the path of a module of the base."""
 

@@ -52,7 +52,9 @@ class TrainableTokens(Adapter):
         tied = output is not None and output.weight.data_ptr() == table.weight.data_ptr()
         self._output_path = path_of(model, output) if tied else None
         if output is not None and not tied:
-            self.read_only_ids = frozenset(own for own in self._ids if own >= len(output.weight))
+            # A spare row of the output layer was trained for no token, and stays as it is.
+            rows, both = len(output.weight), zip(config.tokens, self._ids, strict=True)
+            self.read_only_ids = frozenset(own for token, own in both if token in pieces or own >= rows)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -15,7 +15,7 @@ from pefttune.pipeline.fusing import weights_of
 from pefttune.pipeline.settling import settle
 from pefttune.pipeline.telling import counter, tell
 from pefttune.pipeline.warm_starting import begin_with
-from pefttune.recipe.adapters import Fusion
+from pefttune.recipe.adapters import Fusion, Lora
 
 if TYPE_CHECKING:
     from pefttune.batching import Batch, Boundary, Outputs
@@ -42,8 +42,8 @@ def attach(session: Session, line: Line) -> Line:
         loaded.adapter.begin(beginning, counter(line.notify, "decomposed", "weights", len(loaded.adapter.updates)))
     if isinstance(loaded.adapter, FusionAdapter):
         loaded.adapter.begin_with(members)
-    elif line.parents:
-        begin_with(session, line.name, line.parents[0], line.notify)
+    elif isinstance(recipe.adapter, Lora) and line.parents:
+        begin_with(session, line.name, recipe.adapter, line.parents[0], line.notify)
     return line
 
 

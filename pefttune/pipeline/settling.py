@@ -17,7 +17,7 @@ from pefttune.data.storage import storage_errors
 from pefttune.errors import RecipeError
 from pefttune.pipeline.beginning import Line
 from pefttune.pipeline.encoding import try_ragged
-from pefttune.pipeline.telling import counter
+from pefttune.pipeline.telling import counter, tell
 from pefttune.recipe import BaseShape, Workload, applied, choose, resolved_yaml
 from pefttune.recipe.adapters import OF_THE_INPUTS, Lora, LowRank
 from pefttune.recipe.defaults import RHO
@@ -155,8 +155,13 @@ def _measured(
         spectra[name] = sketch.spectrum().explained_k
         decomposed(done)
     ranks = section.rank_pattern or methods.spend(spectra, costs, budget)
+    if left_alone := [name for name in section.alpha_pattern if not ranks.get(name, section.rank)]:
+        tell(
+            line.notify, f"adapter.alpha_pattern: {', '.join(left_alone)} got no rank, so that nothing is scaled there"
+        )
     settled: dict[str, Any] = {
         "rank_pattern": {name: rank for name, rank in ranks.items() if rank != section.rank},
+        "alpha_pattern": {name: alpha for name, alpha in section.alpha_pattern.items() if name not in left_alone},
         "budget": None,
         "rho": None,
     }

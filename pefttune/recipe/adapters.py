@@ -198,6 +198,17 @@ class Lora(LowRank):
         examples=["film-sentiment"],
     )
 
+    @field_validator("alpha_pattern")
+    @classmethod
+    def _scaled_are_adapted(cls, alphas: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        ranks = info.data.get("rank_pattern", {})
+        if left_alone := [name for name in alphas if ranks.get(name) == 0]:
+            raise ValueError(
+                f"{left_alone[0]} has rank 0 in rank_pattern, which leaves it as it is, so that there is nothing to "
+                "scale; leave it out here, or give it a rank"
+            )
+        return alphas
+
     @field_validator("budget")
     @classmethod
     def _ranks_are_given_once(cls, budget: int | None, info: ValidationInfo) -> int | None:
@@ -290,7 +301,9 @@ class AdaLora(OfWeights):
         1, gt=0, description="Optimizer steps from one cut to the next.", json_schema_extra={"unit": "optimizer steps"}
     )
     orth_reg_weight: NonNegative = Field(
-        0.5, description="Weight of a term in the loss that keeps the components of an update orthogonal."
+        0.5,
+        le=LARGEST_ALPHA,
+        description="Weight of a term in the loss that keeps the components of an update orthogonal.",
     )
 
     @model_validator(mode="after")
@@ -341,7 +354,7 @@ class Boft(OfWeights):
         description="Orthogonal matrices as a product of sparse factors, a butterfly (arXiv:2311.06243)."
     )
     boft_block_size: Whole = Field(4, gt=1, description="Numbers that a block turns among themselves.")
-    boft_n_butterfly_factor: Whole = Field(1, gt=0, description="Factors of the butterfly.")
+    boft_n_butterfly_factor: Whole = Field(1, gt=0, le=16, description="Factors of the butterfly.")
 
 
 class Vera(OfWeights):
@@ -352,7 +365,7 @@ class Vera(OfWeights):
         description="Random low-rank matrices, frozen and shared by all layers; only two vectors of each layer learn "
         "(arXiv:2310.11454)."
     )
-    r: Annotated[Whole, Field(gt=0, le=4096, description="Rank of the update matrices.")] = 256
+    r: Annotated[Whole, Field(gt=0, le=2 * LARGEST_RANK, description="Rank of the update matrices.")] = 256
 
 
 class Miss(OfWeights):

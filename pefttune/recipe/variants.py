@@ -56,8 +56,9 @@ def read_choices(words: Sequence[str]) -> dict[str, list[str]]:
 def variants(path: str | Path, choices: Mapping[str, Sequence[str]]) -> list[Variant]:
     """The variants of the recipe file, or shipped recipe, in order, each checked as any recipe is.
 
-    Where the method is among the keys, each keeps only those keys of `adapter` that it has, and variants that are
-    then the same are one. Raises RecipeError with every fault of any of them, and where nothing varies.
+    Where the method is among the keys, each keeps only those keys of `adapter` that it has. Variants that are the same
+    then, or mean the same (1e-3 and 0.001), are one. Raises RecipeError with every fault of any of them, and where
+    nothing varies.
     """
     varying = [key for key, values in choices.items() if len(values) > 1]
     faults = [
@@ -65,7 +66,7 @@ def variants(path: str | Path, choices: Mapping[str, Sequence[str]]) -> list[Var
         for key in varying
         if key.partition(".")[0] in SAME_ADAPTER
     ]
-    by_settings: dict[tuple[tuple[str, str], ...], Variant] = {}
+    by_content: dict[str, Variant] = {}
     unused = set(choices)
     for values in itertools.product(*choices.values()):
         chosen = dict(zip(choices, values, strict=True))
@@ -74,15 +75,16 @@ def variants(path: str | Path, choices: Mapping[str, Sequence[str]]) -> list[Var
         unused -= chosen.keys() - dropped
         settings = {key: value for key, value in chosen.items() if key in varying and key not in dropped}
         try:
-            by_settings.setdefault(tuple(settings.items()), Variant(settings, checked(document)))
+            recipe = checked(document)
+            by_content.setdefault(recipe.model_dump_json(), Variant(settings, recipe))
         except RecipeError as error:
             faults += str(error).splitlines()
     faults += [f"{key}: none of {', '.join(choices[METHOD])} has such a key" for key in sorted(unused)]
     if faults:
         raise RecipeError("\n".join(dict.fromkeys(faults)))
-    if len(by_settings) < 2:
+    if len(by_content) < 2:
         raise RecipeError("nothing varies: give a key at least two values, such as training.learning_rate=1e-4,1e-3")
-    return list(by_settings.values())
+    return list(by_content.values())
 
 
 def _drop_strangers(value: Any) -> Iterator[str]:

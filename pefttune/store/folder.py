@@ -54,7 +54,7 @@ def _reading(folder: Path) -> Iterator[None]:
 def find(store: Path, name: str) -> Path:
     """The folder of `name` (its newest version), `name@version` or `name@alias`. Raises AdapterError with the names
     there are."""
-    plain, _, version = name.partition("@")
+    plain, at, version = name.partition("@")
     check_name(plain)
     present = versions(store, plain)
     if not present:
@@ -62,7 +62,7 @@ def find(store: Path, name: str) -> Path:
         close = difflib.get_close_matches(plain, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; it holds {', '.join(known) or 'none'}"
         raise AdapterError(f"no adapter {plain!r} in the store {store}{hint}")
-    if not version:
+    if not at:
         return store / plain / str(present[-1])
     aliases = record.read(store / plain).aliases
     wanted = str(aliases.get(version, version))

@@ -12,7 +12,7 @@ from pefttune.tasks.text_classification import Classified, TextClassification
 from pefttune.tasks.text_generation import TextGeneration
 from pefttune.tasks.text_regression import TextRegression
 from pefttune.tasks.token_classification import Entity, Tagged, TokenClassification
-from pefttune.tasks.vocabulary import Vocabulary, vocabulary_of
+from pefttune.tasks.vocabulary import Vocabularies, Vocabulary, vocabulary_of
 from pefttune.tasks.written import Written
 
 CLASSIFIERS: dict[str, Callable[[Any], Task]] = {
@@ -53,6 +53,7 @@ __all__ = [
     "TextClassification",
     "TextGeneration",
     "TokenClassification",
+    "Vocabularies",
     "Vocabulary",
     "Writing",
     "Written",

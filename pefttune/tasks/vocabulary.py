@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from pefttune.errors import BaseError
 from pefttune.recipe.adapters import TrainableTokens
@@ -25,6 +26,22 @@ class Vocabulary:
     def new_ids(self) -> dict[str, int]:
         """The ids of the new tokens, in the order of the recipe."""
         return _ids(self.tokenizer, self.new)
+
+
+class Vocabularies:
+    """Those of adapters on a base with this tokenizer. Where the tokens are the same, it is the same vocabulary, as
+    long as any adapter has it: each is a copy of the tokenizer, which takes megabytes."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._known: WeakValueDictionary[tuple[str, ...], Vocabulary] = WeakValueDictionary()
+
+    def of(self, adapter: Any) -> Vocabulary:
+        """That of an adapter with this section. Raises BaseError as `vocabulary_of`."""
+        tokens = adapter.tokens if isinstance(adapter, TrainableTokens) else ()
+        vocabulary = self._known.get(tokens) or vocabulary_of(adapter, self._tokenizer)
+        self._known[tokens] = vocabulary
+        return vocabulary
 
 
 def vocabulary_of(adapter: Any, tokenizer: Any) -> Vocabulary:

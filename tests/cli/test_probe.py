@@ -115,6 +115,8 @@ def test_bad_input_is_told(probe: Any, probe_rows: Any, refused: Any, tiny: Path
     refused(probe("--bases", "./none", "--json"), 2, "BaseError", "there is no folder or file ./none")
     refused(probe("--bases", f"{tiny},{tiny}", "--json"), 2, "InputError", f"--bases names '{tiny}' twice")
     refused(probe("--adapters", "tiny,tiny", "--json"), 2, "InputError", "--adapters names 'tiny' twice")
+    refused(probe("--bases", ",", "--json"), 2, "InputError", "--bases names none: write names")
+    refused(probe("--adapters", "", "--json"), 2, "InputError", "--adapters names none: write names")
     refused(probe("--rows", "30", "--json"), 2, "DataError", "30 rows are too few to tell anything")
     regression = ["task.approach=head", "task.problem_type=regression", "data.label_bins=null", "--json"]
     numbers = [{"text": f"film {i}", "label": i} for i in range(60)]

@@ -103,6 +103,7 @@ PUBLIC = {
         "TextClassification",
         "TextGeneration",
         "TokenClassification",
+        "Vocabularies",
         "Vocabulary",
         "Writing",
         "Written",

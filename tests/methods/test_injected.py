@@ -191,6 +191,17 @@ def test_what_cannot_be_attached(model_of: Any, method: str, changes: dict[str, 
     assert not hasattr(model, "peft_config")
 
 
+def test_factors_that_peft_would_leave_out_in_silence_are_refused(
+    model_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peft.tuners.boft.layer._FBD_CUDA", None)
+    monkeypatch.setattr("torch.utils.cpp_extension.load", None)  # as where nothing can be built
+    with pytest.raises(
+        BaseError, match=r"boft_n_butterfly_factor: PEFT computes 2 factors by its CUDA extension alone"
+    ):
+        methods.attach(model_of("Llama"), section("boft", boft_n_butterfly_factor=2))
+
+
 def test_rows_of_such_adapters_do_not_share_a_pass_but_are_answered(base_of: Any, adapted: Any) -> None:
     session = Session(base_of())
     adapted(session, "lora", approach="head")

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pefttune import doctor, methods, pipeline, tasks
+from pefttune import doctor, methods, pipeline, publishing, tasks
 from pefttune.data import Row
 from pefttune.errors import AdapterError, BaseError, DataError
-from pefttune.inference import Session
+from pefttune.evaluation import transfer
+from pefttune.inference import Sampling, Session, views_of
 from pefttune.recipe import adapters as sections
 from pefttune.recipe import tasks as of_tasks
 
@@ -27,14 +28,18 @@ KNOWN = 261  # tokens of the tests' tokenizer
 
 @pytest.fixture(params=["tied", "untied", "tied, one spare row"])
 def folder(request: Any, new_model: Any, tmp_path: Path) -> Path:
+    path: Path = new_model(tmp_path / "model", tie_word_embeddings=request.param != "untied")
+    return padded(path) if "spare" in request.param else path
+
+
+def padded(folder: Path) -> Path:
+    """The model there, with a row more than its tokenizer has tokens."""
     import transformers
 
-    path: Path = new_model(tmp_path / "model", tie_word_embeddings=request.param != "untied")
-    if "spare" in request.param:
-        padded = transformers.AutoModelForCausalLM.from_pretrained(path)
-        padded.resize_token_embeddings(KNOWN + 1)
-        padded.save_pretrained(path)
-    return path
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(KNOWN + 1)
+    model.save_pretrained(folder)
+    return folder
 
 
 def section(tokens: tuple[str, ...] = NEW) -> sections.TrainableTokens:
@@ -80,7 +85,10 @@ def test_the_adapter_alone_has_the_new_tokens(base_of: Any, folder: Path) -> Non
     session.add("new", loaded)
     assert max(session["base:new"].encoder(text)[0].prompt) < KNOWN
     again = session.attach(classifier(), section(), 256)
-    assert again.vocabulary.new_ids == loaded.vocabulary.new_ids
+    assert again.vocabulary is loaded.vocabulary  # a tokenizer takes megabytes
+    turned = session.attach(classifier(), section(NEW[::-1]), 256)
+    assert turned.vocabulary.new_ids == {"<tail>": KNOWN, "<ent>": KNOWN + 1}
+    assert loaded.vocabulary.new_ids == {"<ent>": KNOWN, "<tail>": KNOWN + 1}
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's own
@@ -106,7 +114,7 @@ def test_plain_peft_computes_the_same(base_of: Any, folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "fp4", "int8"])
 def test_it_learns_in_ten_steps_is_read_back_and_leaves_the_base_as_it_was(
-    base_of: Any, folder: Path, quantization: str
+    learn: Any, base_of: Any, folder: Path, quantization: str
 ) -> None:
     session = Session(base_of(folder, quantization=quantization))
     model, digest = session.base.model, session.base.digest()
@@ -117,17 +125,7 @@ def test_it_learns_in_ten_steps_is_read_back_and_leaves_the_base_as_it_was(
     inside = [KNOWN + 1] if session.base.model.config.tie_word_embeddings else []
     ids = torch.tensor([[KNOWN, *range(5, 20), *inside, *range(20, 40)]])
     session.use("new")
-    loaded.train(True)
-    optimizer = torch.optim.AdamW(loaded.parameters.values(), lr=1e-2)
-    losses = []
-    for _ in range(10):
-        optimizer.zero_grad()
-        loss = cross_entropy(model(ids, use_cache=False).logits[0, :-1], ids[0, 1:])
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    loaded.train(False)
+    learn(loaded, lambda: cross_entropy(model(ids, use_cache=False).logits[0, :-1], ids[0, 1:]))
     trained = logits(model, ids)
     again = session.add("again", session.attach(classifier(), section(), 256))
     again.load_state(loaded.state())
@@ -162,6 +160,10 @@ def test_rows_of_several_are_each_read_by_their_own_tokenizer(
     assert one.probabilities != pytest.approx(other.probabilities, rel=1e-3)
     with pytest.raises(AdapterError, match="not asked alike"):
         session.average("mean", ["one", "other"])
+    with pytest.raises(
+        AdapterError, match="'one' cannot be stacked: its method puts layers in the places of the base's"
+    ):
+        session.stack("both", ["lora", "one"])
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
@@ -180,6 +182,27 @@ def test_a_new_token_is_written(base_of: Any, new_model: Any, tmp_path: Path, nu
     stopping = tasks.Generation(6, num_beams=num_beams, stop=("<ent>",))
     (stopped,) = session.generate("new", [example], stopping)
     assert stopped.text == ""
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+@pytest.mark.parametrize("sampling", [None, Sampling()])
+def test_a_spare_row_that_nobody_trained_is_never_written(
+    base_of: Any, new_model: Any, tmp_path: Path, num_beams: int, sampling: Sampling | None
+) -> None:
+    session = Session(base_of(padded(new_model(tmp_path / "model", tie_word_embeddings=False))))
+    told = {"type": "text-generation", "max_new_tokens": 6, "num_beams": num_beams}
+    loaded = session.add("new", session.attach(tasks.get(of_tasks.TextGeneration(**told)), section(), 256))
+    row = Row({"messages": [{"role": "user", "content": "Who?"}]}, "row")
+    (example,) = loaded.encoder(row)
+    with session.passing(None), torch.no_grad():  # by far the likeliest behind this prompt
+        hidden_D = session.base.model.base_model(torch.tensor([example.prompt])).last_hidden_state[0, -1]
+        session.base.model.lm_head.weight[KNOWN] = 100 * hidden_D
+        assert logits(session.base.model, torch.tensor([example.prompt]))[0, -1].argmax() == KNOWN
+    (written,) = session.generate("new", [example], sampling=sampling)
+    assert "<ent>" not in written.text
+    assert "<ent>" not in "".join(session.stream("new", row, sampling=sampling))
+    with pytest.raises(DataError, match="a new token that this base can read but not write"):
+        loaded.encoder(Row({**row.values, "reply": "<ent>"}, "row"))
 
 
 def test_answers_and_words_are_found_behind_new_tokens(base_of: Any, tiny_encoder: Path) -> None:
@@ -236,8 +259,14 @@ def test_new_words_make_a_task_learnable_from_the_recipe_to_the_store_and_back(
     )
     exec(lines, plain)
     assert plain["tokenizer"].get_vocab() == session.tokenizer("tiny").get_vocab()
+    card = publishing.render_card(run.manifest, repo_id=str(run.folder))  # as it is on the Hub
+    (lines,) = re.findall(r"```python\n(from peft import PeftModel.*?)```", card, re.DOTALL)
+    on_hub: dict[str, Any] = {}
+    exec(lines.replace(run.manifest["base"]["origin"], str(base)), on_hub)
+    assert on_hub["tokenizer"].get_vocab() == session.tokenizer("tiny").get_vocab()
     ids = torch.tensor([example.prompt])
     theirs = logits(peft.PeftModel.from_pretrained(plain["base"], run.folder), ids)
+    assert torch.equal(logits(on_hub["model"], ids), theirs)
     assert (theirs - logits(session.base.model, ids)).abs().max() <= SUMS * theirs.abs().max()
     [found] = pipeline.check("tiny", "peft", tmp_path / "adapters")
     assert (found.kind, "'<up>', '<down>'" in found.cause) == ("know", True)
@@ -284,6 +313,32 @@ def test_a_token_is_found_as_it_is_written(base_of: Any, tiny_encoder: Path) -> 
     assert len(set(example.prompt) & set(loaded.vocabulary.new_ids.values())) == 2
 
 
+def test_probes_behind_adapters_read_texts_as_these_do(
+    base_of: Any, folder: Path, adapted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, read = Session(base_of(folder)), {}
+    writes = tasks.get(of_tasks.TextGeneration(type="text-generation", max_new_tokens=9))
+    added(session, "new", task=writes)
+    prompted = sections.PromptTuning(method="prompt_tuning", num_virtual_tokens=3)
+    session.add("prompted", session.attach(writes, prompted, 256))
+    session.add("lora", session.attach(writes, sections.Lora(method="lora", r=2), 256))
+    rows = tuple(Row({"text": f"<ent> {i}", "label": ("bad", "good")[i % 2]}, f"row {i}") for i in range(6))
+    encoder = session.encoder(classifier(), 256)
+    sample = transfer.Sample(classifier(), rows, tuple(map(encoder, rows)))
+
+    def watched(session: Session, examples: Any, *others: Any, adapter: str) -> Any:
+        read[adapter] = [example.prompt for example in examples]
+        return views_of(session, examples, *others, adapter=adapter)
+
+    monkeypatch.setattr("pefttune.evaluation.transfer.sources.views_of", watched)
+    for name in session.names:
+        assert transfer.judge_source(session, name, sample, "tiny").logme is not None
+    plain = [example.prompt for example in sample.examples]
+    assert read["lora"] == plain
+    assert read["prompted"] == [(*session["prompted"].adapter.virtual_ids, *prompt) for prompt in plain]
+    assert all(KNOWN in prompt for prompt in read["new"])
+
+
 @pytest.mark.usefixtures("_fresh_accelerate")
 def test_what_an_untied_output_cannot_write_is_refused_before_training(recipe_of: Any, tmp_path: Path) -> None:
     import pefttune
@@ -292,3 +347,27 @@ def test_what_an_untied_output_cannot_write_is_refused_before_training(recipe_of
     with pytest.raises(DataError, match="the answer holds '<ent>', a new token that this base can read but not write"):
         pefttune.run(recipe_of({"adapter": adapter, "task.labels": ["bad", "good", "<ent>"]}))
     assert not list((tmp_path / "adapters").rglob("*.safetensors"))
+
+
+@pytest.mark.usefixtures("_fresh_accelerate")
+def test_what_cannot_be_written_is_found_in_test_rows_and_in_earlier_turns(recipe_of: Any, tmp_path: Path) -> None:
+    import pefttune
+
+    def rows(name: str, said: str, reply: str) -> str:
+        path, asked = tmp_path / name, {"role": "user", "content": "who?"}
+        turns = [
+            [{**asked, "content": f"{name} {i}?"}, {"role": "assistant", "content": said}, asked] for i in range(20)
+        ]
+        both = ({"messages": each, "reply": reply} for each in turns)
+        path.write_text("".join(json.dumps(one) + "\n" for one in both), encoding="utf-8")
+        return str(path)
+
+    own = {"task": {"type": "text-generation", "max_new_tokens": 9}, "training.max_steps": 1, "data.split": {}}
+    own["adapter"] = {"method": "trainable_tokens", "tokens": ["<ent>"]}
+    train, test = rows("train.jsonl", "it", "is"), rows("test.jsonl", "it", "<ent>")
+    refused = r"\.jsonl:\d+: the answer holds '<ent>', a new token that this base can read but not write"
+    with pytest.raises(DataError, match=f"test{refused}"):
+        pefttune.run(recipe_of({**own, "data.source": train, "data.test": test}))
+    split, said = {"validation": 0.2, "test": 0.2}, rows("said.jsonl", "<ent>", "is")
+    with pytest.raises(DataError, match=f"said{refused}"):
+        pefttune.run(recipe_of({**own, "data.source": said, "data.split": split}))

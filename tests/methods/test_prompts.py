@@ -18,6 +18,7 @@ from pefttune.data import Row
 from pefttune.errors import BaseError, DataError, RecipeError
 from pefttune.inference import Session
 from pefttune.inference.forward import can_share
+from pefttune.methods.prefix import _of_words
 from pefttune.recipe import adapters as sections
 from pefttune.recipe import recipe_from_mapping
 from pefttune.recipe import tasks as task_sections
@@ -89,7 +90,7 @@ def recipe_with(quantization: str = "none", **adapter: Any) -> Any:
 @pytest.mark.parametrize("quantization", ["none", "nf4", "fp4", "int8"])
 @pytest.mark.parametrize("kind", SMALL)
 def test_it_learns_in_ten_steps_is_read_back_to_the_bit_and_leaves_the_base_as_it_was(
-    base_of: Any, kind: str, quantization: str
+    learn: Any, base_of: Any, kind: str, quantization: str
 ) -> None:
     assert recipe_with(quantization, method=kind.partition("-")[0])
     base = base_of(quantization=quantization)
@@ -100,22 +101,16 @@ def test_it_learns_in_ten_steps_is_read_back_to_the_bit_and_leaves_the_base_as_i
     first = logits(model, adapter)
     assert first.isfinite().all()
     assert not torch.equal(first, before)
-    adapter.train(True)
-    optimizer = torch.optim.AdamW(adapter.parameters.values(), lr=1e-2)
     ids = torch.cat([torch.tensor([adapter.virtual_ids]), IDS], dim=1)
     labels = torch.cat([torch.full((1, N), -100), IDS], dim=1)
-    losses = []
-    for _ in range(10):
-        optimizer.zero_grad()
+
+    def loss() -> Tensor:
         methods.activate(model, adapter)
-        loss = model(ids, labels=labels, use_cache=False).loss
+        found: Tensor = model(ids, labels=labels, use_cache=False).loss
         methods.activate(model)
-        loss.backward()
-        assert all(p.grad is not None and p.dtype == torch.float32 for p in adapter.parameters.values())
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    adapter.train(False)
+        return found
+
+    learn(adapter, loss)
     trained = logits(model, adapter)
     assert not torch.equal(trained, first)
     again = methods.attach(model, section(kind).stored())
@@ -342,11 +337,36 @@ def test_a_prompt_begins_as_it_is_told(base_of: Any) -> None:
         adapter = methods.attach(base.model, section("prompt_tuning", num_virtual_tokens=8, **changes), base.tokenizer)
         return adapter.parameters["prompt_embeddings"]
 
-    ids = base.tokenizer("Good")["input_ids"]
-    said = begun(prompt_tuning_init="text", prompt_tuning_init_text="Good")
-    assert torch.equal(said, table[ids * 2])
+    ids = base.tokenizer("Great")["input_ids"]
+    said = begun(prompt_tuning_init="text", prompt_tuning_init_text="Great")
+    assert torch.equal(said, table[[*ids, *ids[:3]]])
     assert all((table == vector).all(1).any() for vector in begun())
     assert begun(prompt_tuning_init="random").std() > 0.5
+
+
+def test_what_a_prompt_says_at_first_is_no_text_of_its_own(base_of: Any, tiny_encoder: Any) -> None:
+    base = base_of(tiny_encoder)
+    told = {"prompt_tuning_init": "text", "prompt_tuning_init_text": "good"}
+    adapter = methods.attach(base.model, section("prompt_tuning", **told), base.tokenizer)
+    own = base.tokenizer("good", add_special_tokens=False)["input_ids"]
+    assert len(base.tokenizer("good")["input_ids"]) == len(own) + 2
+    expected = base.model.get_input_embeddings().weight[(own * N)[:N]]
+    assert torch.equal(adapter.parameters["prompt_embeddings"], expected)
+
+
+def test_virtual_tokens_are_none_of_the_vocabulary_and_a_prefix_begins_at_words(model_of: Any) -> None:
+    model = model_of("Llama")
+    size, heads = model.config.vocab_size, model.config.num_key_value_heads
+    torch.manual_seed(5)
+    expected = _of_words(model, N).flatten(1)
+    torch.manual_seed(5)
+    prefix = methods.attach(model, section("prefix_tuning"))
+    assert torch.equal(prefix.parameters["prompt_embeddings"], expected)
+    assert prefix.config()["num_attention_heads"] == heads != model.config.num_attention_heads
+    narrow = methods.attach(model, section("p_tuning"))
+    assert narrow.parameters["prompt_encoder.mlp_head.0.weight"].shape == (16, model.config.hidden_size)
+    for adapter in (prefix, narrow, methods.attach(model, section("prompt_tuning"))):
+        assert adapter.virtual_ids == tuple(range(size, size + N))
 
 
 @pytest.mark.parametrize("kind", ["GPT2", "Qwen3", "Gemma3Text", "Bert"])
@@ -368,3 +388,11 @@ def test_a_prefix_is_refused_where_some_layers_do_not_rotate(model_of: Any) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_prefix_works_where_they_are_no_more_than_that(model_of: Any, kind: str, dtype: torch.dtype) -> None:
     assert methods.attach(model_of(kind).to(dtype), section("prefix_tuning"))
+
+
+def test_a_prefix_works_where_turning_lengthens(model_of: Any) -> None:
+    yarn = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    model = model_of("Llama", rope_parameters=yarn)
+    cos, sin = model.base_model.rotary_emb(torch.zeros(1), torch.arange(N)[None])
+    assert (cos**2 + sin**2).min() > 1.1
+    assert methods.attach(model, section("prefix_tuning"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -13,6 +14,7 @@ from torch import Tensor
 from pefttune import methods
 from pefttune.errors import BaseError
 from pefttune.inference import Session
+from pefttune.methods.tokens import LearnedOutputs
 from pefttune.recipe import adapters as sections
 
 TOKENS = ("g", "<|user|>", "d")
@@ -62,24 +64,14 @@ def test_plain_peft_computes_the_same(base_of: Any, folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "fp4", "int8"])
 def test_it_changes_nothing_at_first_learns_in_ten_steps_and_leaves_the_base_as_it_was(
-    base_of: Any, folder: Path, quantization: str
+    learn: Any, base_of: Any, folder: Path, quantization: str
 ) -> None:
     base = base_of(folder, quantization=quantization)
     model, digest, before, modules = base.model, base.digest(), logits(base.model), dict(base.model.named_modules())
     adapter = attached(base)
     methods.activate(model, adapter)
     assert torch.allclose(logits(model), before, rtol=0, atol=SUMS * float(before.abs().max()))
-    adapter.train(True)
-    optimizer = torch.optim.AdamW(adapter.parameters.values(), lr=1e-2)
-    losses = []
-    for _ in range(10):
-        optimizer.zero_grad()
-        loss = model(IDS, labels=IDS, use_cache=False).loss
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    adapter.train(False)
+    learn(adapter, lambda: model(IDS, labels=IDS, use_cache=False).loss)
     trained = logits(model)
     again = attached(base)
     methods.weights.fill(again.parameters, methods.weights.copied(adapter.state()))
@@ -151,3 +143,24 @@ def test_a_token_beyond_the_table_is_refused(base_of: Any) -> None:
 def test_an_encoder_decoder_is_refused(base_of: Any, tiny_pair: Any) -> None:
     with pytest.raises(BaseError, match="trainable_tokens works with decoders and encoders"):
         attached(base_of(tiny_pair("T5")), ("a",))
+
+
+def test_a_table_that_scales_what_is_looked_up(model_of: Any) -> None:
+    model = model_of("Gemma3Text")
+    assert model.get_input_embeddings().embed_scale != 1
+    before = logits(model)
+    tokenizer = SimpleNamespace(get_vocab=lambda: {"g": 10})
+    section = sections.TrainableTokens(method="trainable_tokens", tokens=("g",))
+    methods.activate(model, methods.attach(model, section, tokenizer))
+    assert torch.allclose(logits(model), before, rtol=0, atol=SUMS * float(before.abs().max()))
+
+
+def test_outputs_have_their_bias_and_none_is_made_up_between_them() -> None:
+    layer, hidden = torch.nn.Linear(8, 10), torch.randn(3, 8)
+    vectors = torch.nn.Parameter(torch.randn(2, 8))
+    found = LearnedOutputs(layer, torch.tensor([4, 12]), vectors)(hidden)
+    expected = torch.full((3, 13), -torch.inf)
+    expected[:, :10] = layer(hidden)
+    expected[:, 4] = hidden @ vectors[0] + layer.bias[4]
+    expected[:, 12] = hidden @ vectors[1]
+    torch.testing.assert_close(found, expected)

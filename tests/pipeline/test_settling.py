@@ -118,6 +118,21 @@ def test_eva_with_rho_1_or_with_stated_ranks_leaves_them(recipe_of: Any) -> None
     assert sorted(ranks_of(done.folder).values()) == [*[4] * 12, 9]
 
 
+def test_what_gets_no_rank_has_no_alpha_any_more(recipe_of: Any) -> None:
+    names = ("self_attn.q_proj", "mlp.gate_proj", "self_attn.k_proj", "mlp.down_proj")
+    alphas = {f"model.layers.1.{name}": 4.0 for name in names}
+    spent = {"method": "lora", "budget": PER_RANK, "rho": 8, "alpha_pattern": alphas}
+    recipe, told = recipe_of({"adapter": spent}), []
+    session = Session(bases.load(recipe.base))
+    line = beginning.begin(recipe, lambda event: told.append(event.get("message", "")), named=False)
+    section = fitting.attach(session, line).recipe.adapter
+    left_alone = [name for name in alphas if section.rank_pattern.get(name) == 0]
+    assert 0 < len(left_alone) < len(alphas)
+    assert section.alpha_pattern == {name: 4 for name in alphas if name not in left_alone}
+    assert [one for one in told if f"adapter.alpha_pattern: {', '.join(left_alone)} got no rank" in one]
+    assert load_recipe(line.run_folder / "recipe.yaml").adapter == section
+
+
 def test_a_budget_leaves_where_the_adapter_begins(recipe_of: Any) -> None:
     adapter = {"method": "lora", "budget": 5 * PER_RANK, "rho": 1, "init_lora_weights": "pissa"}
     done, _ = run(recipe_of({**QUICK, "adapter": adapter}))

@@ -8,19 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from pefttune import pipeline
+from pefttune import pipeline, store
 from pefttune.errors import AdapterError
 from pefttune.inference import Session
 from pefttune.pipeline import beginning, fitting
 from pefttune.recipe import load_recipe
 
+UP = "model.layers.1.mlp.up_proj"
+
 
 @pytest.fixture
-def begun(family: Any, finished: Any, base_of: Any) -> Any:
+def begun(family: Any, finished: Any, base_of: Any, tmp_path: Path) -> Any:
     """Begins a training from `one`, with these changes to its recipe: the parent, the new adapter, what was told."""
 
     def begin(kind: str, *changes: str) -> tuple[Any, Any, list[str]]:
-        folder = family(kind, "one", "two")
+        folder = tmp_path / "adapters" if (tmp_path / "adapters").exists() else family(kind, "one", "two")
         own = [f"output.store={folder}", "adapter.warm_start=one", "output.name=new", *changes]
         path = Path(finished(kind).store).parent / "recipe.yaml"
         recipe, told = load_recipe(path, own), []
@@ -60,6 +62,11 @@ def test_a_head_of_other_labels_is_new_and_said_to_be(begun: Any) -> None:
         ("adapter.warm_start=one@4", "one has no version '4'; it has 1"),
         ("adapter.r=2", "one@1 has another shape than this recipe asks for: its r is 4, here 2; set adapter.r"),
         ("adapter.lora_alpha=4", "its updates are multiplied by 2, here by 1; set adapter.lora_alpha"),
+        (f"adapter.rank_pattern={{{UP}: 2}}", f"its r of {UP} is 4, here 2; set adapter.rank_pattern"),
+        (
+            f"adapter.alpha_pattern={{{UP}: 2}}",
+            f"its updates of {UP} are multiplied by 2, here by 0.5; set adapter.alpha_pattern",
+        ),
         ("adapter.layers=top-1", "is adapted by only one@1; set adapter.layers"),
         ("adapter.target_modules=[q_proj]", "is adapted by only one@1; set adapter.layers and adapter.target_modules"),
     ],
@@ -67,6 +74,14 @@ def test_a_head_of_other_labels_is_new_and_said_to_be(begun: Any) -> None:
 def test_a_parent_that_does_not_fit_is_refused(begun: Any, change: str, told: str) -> None:
     with pytest.raises(AdapterError, match=told):
         begun("label-words", change)
+
+
+def test_a_parent_of_another_method_is_refused(begun: Any, family: Any) -> None:
+    folder = family("label-words", "one")
+    manifest = store.read_manifest(folder / "one" / "1")
+    family.change(folder / "one" / "1", recipe={**manifest["recipe"], "adapter": {"method": "dora", "r": 4}})
+    with pytest.raises(AdapterError, match=r"adapter\.warm_start: one@1 is a dora, and a lora cannot begin with it"):
+        begun("label-words")
 
 
 def test_a_parent_of_another_base_is_refused(begun: Any, new_model: Any, tmp_path: Path) -> None:

@@ -101,6 +101,10 @@ def test_a_budget_in_words(load: Any, minimal: str, text: str, number: int) -> N
         ),
         ("rho: 3", "nothing asks for measured ranks: leave it out, or set `budget` or `init_lora_weights: eva`"),
         (
+            "rank_pattern: {a: 0, b: 2}, alpha_pattern: {b: 4, a: 8}",
+            "adapter.alpha_pattern: a has rank 0 in rank_pattern, which leaves it as it is, so that there is nothing",
+        ),
+        (
             "rank_pattern: {a: -1}",
             "adapter.rank_pattern.a: must be a whole number (at least 0 and at most 1024), not -1",
         ),

@@ -218,7 +218,7 @@ def test_choices_units_and_required_keys() -> None:
     assert explain("training.learning_rate").default == "null"
     assert explain("adapter.r").default == "null (lora, dora), 256 (vera), 64 (miss), 2 (fusion)"
     assert explain("adapter.target_modules").default == "all-linear, null (ia3)"
-    assert explain("adapter.r").bounds == "above 0 and at most 1024, above 0 and at most 4096 (vera)"
+    assert explain("adapter.r").bounds == "above 0 and at most 1024, above 0 and at most 2048 (vera)"
 
 
 def test_value_and_origin_in_a_recipe(loaded: LoadedRecipe) -> None:

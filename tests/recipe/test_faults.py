@@ -119,6 +119,18 @@ WRONG = {
         "adapter: {method: lora, r: 8.5}",
         "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024) or null, not 8.5",
     ),
+    "a rank that no reader takes": (
+        "adapter: {method: vera, r: 2049}",
+        "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 2048), not 2049",
+    ),
+    "too many factors": (
+        "adapter: {method: boft, boft_n_butterfly_factor: 17}",
+        "x.yaml:4  adapter.boft_n_butterfly_factor: must be a whole number (above 0 and at most 16), not 17",
+    ),
+    "a weight beyond float32": (
+        "adapter: {method: adalora, orth_reg_weight: 1e308}",
+        "x.yaml:4  adapter.orth_reg_weight: must be a number (at least 0 and at most 65536), not 1.0e+308",
+    ),
     "boolean for a number": (
         "adapter: {method: lora, r: true}",
         "x.yaml:4  adapter.r: must be a whole number (above 0 and at most 1024) or null, not true",

@@ -42,6 +42,11 @@ def test_each_method_keeps_the_keys_that_it_has(file: Path) -> None:
     assert found[4].recipe.adapter.model_dump(exclude_defaults=True) == {"method": "ia3", "layers": "top-3"}
 
 
+def test_values_that_mean_the_same_are_tried_once(file: Path) -> None:
+    found = variants(file, read_choices(["training.learning_rate=1e-3,0.001,1.0e-3,2e-3", "adapter.r=4,4"]))
+    assert [str(one) for one in found] == ["training.learning_rate=1e-3", "training.learning_rate=2e-3"]
+
+
 def test_a_list_is_one_value_in_brackets(file: Path) -> None:
     found = variants(file, read_choices(["adapter.layers=[0, 1],top-2"]))
     assert [one.recipe.adapter.layers for one in found] == [(0, 1), "top-2"]
@@ -55,6 +60,7 @@ WRONG = {
     "adapter.r=4,8]": "'adapter.r=4,8]': not valid YAML: ",
     "adapter.r=4": NOTHING,
     "adapter.r=4,4": NOTHING,
+    "training.learning_rate=1e-3,0.001": NOTHING,
     "adapter.method=ia3,oft adapter.lora_alpha=4": "adapter.lora_alpha: none of ia3, oft has such a key",
     "adapter.method=ia3 adapter.r=1,2": "adapter.r: none of ia3 has such a key",
     "adapter.oft_block_size=4,8": "override 'adapter.oft_block_size=4'  adapter.oft_block_size: unknown key here; it",

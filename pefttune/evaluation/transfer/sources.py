@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,12 +24,13 @@ def judge_source(
     session: Session, name: str, sample: Sample, base: str, progress: Callable[[int], None] = lambda done: None
 ) -> SourceFound:
     """An adapter of the session, or `base:NAME`, judged by the labels it predicts where it gives each text one and the
-    sample's rows are such texts, else by LogME of the states behind it."""
+    sample's rows are such texts, else by LogME of the states behind it, which reads the rows in its own way."""
     task = session.purpose(name).task
     if not (isinstance(task, TextClassification) and isinstance(sample.task, TextClassification)):
-        views = views_of(session, sample.examples, lambda message: None, progress, adapter=name)
-        known = sample.targets_U != UNKNOWN
-        found = max(logme(features[known], sample.targets_U[known]) for features in views.values())
+        own = _as_read_by(session, name, sample)
+        views = views_of(session, own.examples, lambda message: None, progress, adapter=name)
+        known = own.targets_U != UNKNOWN
+        found = max(logme(features[known], own.targets_U[known]) for features in views.values())
         return SourceFound(name, base, task.labels, logme=found)
     bare = [Row({"text": row.values["text"]}, row.origin) for row in sample.rows]
     encoded = [session.purpose(name).encoder(row) for row in bare]
@@ -43,3 +45,13 @@ def judge_source(
         nce(chances.argmax(1), sample.targets_U),
         float(np.mean(right)) if set(task.labels) == set(sample.task.labels) else None,
     )
+
+
+def _as_read_by(session: Session, name: str, sample: Sample) -> Sample:
+    """The sample as the adapter reads texts, where that is not as the base does: by a tokenizer of its own, or behind
+    virtual tokens."""
+    loaded = session[name]
+    if loaded.vocabulary is None and not (loaded.adapter and loaded.adapter.virtual_ids):
+        return sample
+    encoder = session.encoder_by(name, sample.task)
+    return replace(sample, encoded=tuple(encoder(row) for row in sample.rows))
