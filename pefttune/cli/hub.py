@@ -27,7 +27,6 @@ def sign(
 
     from pefttune import publishing
 
-    room.read_manifest(folder)  # what has been changed is not signed
     signature = publishing.sign(folder, key)
     if as_json:
         print_json({"name": name, "signature": str(signature)})

@@ -36,15 +36,11 @@ def verify(
     allowed = checked_fields(may_differ)
 
     from pefttune import pipeline
-    from pefttune import store as room
 
-    if key is not None:
-        folder = room.find(Path(store), name)  # a wrong name is told before torch is imported
-
-        from pefttune import publishing
-
-        publishing.check_signature(folder, key)
-    found = pipeline.verify(name, Path(store), base, allowed)
+    if key is None:
+        found = pipeline.verify(name, Path(store), base, allowed)
+    else:
+        found = pipeline.verify_signed(name, key, Path(store), base, allowed)
     tell_mismatch(name, found.base_mismatch)
     if found.verdict.word == "different":
         raise VerificationError(_different(name, found))

@@ -13,6 +13,7 @@ from pefttune.errors import AdapterError, BaseError, DataError
 from pefttune.inference.loaded import Loaded
 from pefttune.inference.shelf import Source
 from pefttune.recipe import Recipe, recipe_from_mapping
+from pefttune.store.strict_json import shown
 from pefttune.tasks.head import width_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ def read_saved(
 def check_config(folder: Path, manifest: dict[str, Any]) -> None:
     """Raise AdapterError where `adapter_config.json` would do harm to its reader, or names another base."""
     base, weights = manifest["base"], methods.weights
+    if base["hub_id"] is None and Path(base["origin"]).name != base["origin"]:
+        raise AdapterError(
+            f"{folder / store.MANIFEST} says that its base is not on the Hub, and calls it "
+            f"'{shown(base['origin'])}', which plain PEFT would fetch from there, or read from that path"
+        )
     config = methods.configuration.read(folder, manifest["files"][weights.CONFIG])
     told = (config.get("base_model_name_or_path"), config.get("revision"))
     if told != (base["hub_id"] or base["origin"], base["revision"]):

@@ -13,7 +13,7 @@ from pefttune.pipeline.looking import Weights, by_layer, look
 from pefttune.pipeline.merging import Merge, merge
 from pefttune.pipeline.probing import Probed, probe
 from pefttune.pipeline.trying import Bench, Failed, Tried, check_comparable
-from pefttune.pipeline.verifying import Verification, verify
+from pefttune.pipeline.verifying import Verification, verify, verify_signed
 
 __all__ = [
     "Bench",
@@ -46,4 +46,5 @@ __all__ = [
     "run_together",
     "take_in",
     "verify",
+    "verify_signed",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,25 @@ def verify(
     session = open_session(name, store_folder, base_source, may_differ=may_differ)
     verdict = evaluation.replay(session, name, manifest)
     return Verification(folder, verdict, _changed(manifest), session.base_mismatch(name))
+
+
+def verify_signed(
+    name: str,
+    key: Path,
+    store_folder: Path | str = "adapters",
+    base_source: str | None = None,
+    may_differ: Collection[str] = (),
+) -> Verification:
+    """As `verify`, of an adapter that the owner of this public key has signed. What was signed is what is scored, also
+    where somebody writes to the store meanwhile. Raises InputError for a key that cannot be used, too."""
+    folder = store.find(Path(store_folder), name)
+
+    from pefttune import publishing
+
+    with store.copied(folder) as copy:
+        publishing.check_signature(copy, key)
+        found = verify(f"{folder.parent.name}@{folder.name}", copy.parent.parent, base_source, may_differ)
+    return replace(found, folder=folder)
 
 
 def _changed(manifest: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.globals |= {"pct": _percent, "points": _points}
-    environment.filters["cell"] = _cell
+    environment.filters |= {"cell": _cell, "quote": shlex.quote}
     return environment
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +23,9 @@ from pefttune.publishing.files import BOM, CARD, RESULTS
 from pefttune.publishing.hub import check_repo_id
 from pefttune.publishing.lint import lint
 from pefttune.publishing.results import leaderboard
-from pefttune.publishing.signing import sign
+from pefttune.publishing.signing import write_signature
 from pefttune.recipe import recipe_from_mapping
+from pefttune.store.manifest import SIGNATURE
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,20 @@ def prepare(
     publish it.
     """
     check_repo_id(repo_id)
-    hold = store.Hold(folder)  # or another process could remove the version while it is sent
-    manifest = store.read_manifest(folder)
-    recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}")
-    license = license or _license(manifest)
-    with tempfile.TemporaryDirectory(prefix="pefttune-") as scratch:
-        staging = Path(scratch)
-        _fill(staging, folder, manifest, repo_id, license)
+    with store.copied(folder) as staging:
+        manifest = store.read_manifest(staging)
+        recipe_from_mapping(manifest["recipe"], where=f"{folder.name}/{store.MANIFEST}")
+        license = license or _license(manifest)
+        _fill(staging, manifest, repo_id, license)
         found = lint(staging, store.read_manifest(staging), license, private=private)
         if found.errors:
             told = "\n  ".join(found.errors)
             raise AdapterError(f"{manifest['name']} cannot be published as it is:\n  {told}")
         if key is not None:
-            sign(staging, key)
+            write_signature(staging, key, staging / SIGNATURE)
         if benchmark is not None:
             _add_result(staging, manifest, benchmark)
         yield Publication(manifest["name"], repo_id, private, tuple(_files(staging)), found.warnings)
-    hold.release()
 
 
 def _license(manifest: dict[str, Any]) -> str | None:
@@ -92,13 +89,11 @@ def _license(manifest: dict[str, Any]) -> str | None:
     return own or (base.license if base else None)
 
 
-def _fill(staging: Path, folder: Path, manifest: dict[str, Any], repo_id: str, license: str | None) -> None:
+def _fill(staging: Path, manifest: dict[str, Any], repo_id: str, license: str | None) -> None:
     """The adapter's files as they are, but a card for those who find it and a bill of materials, and the manifest with
-    the sha256 of these."""
-    for name in manifest["files"]:
-        if name not in (CARD, BOM):
-            (staging / name).symlink_to((folder / name).resolve())
-    config = configuration.read(folder, manifest["files"][CONFIG])
+    the sha256 of these. A signature was of other files."""
+    (staging / SIGNATURE).unlink(missing_ok=True)
+    config = configuration.read(staging, manifest["files"][CONFIG])
     card = render_card(manifest, repo_id=repo_id, license=license, vllm_rank=vllm_rank(manifest, config))
     (staging / CARD).write_text(card, encoding="utf-8")
     materials = json.dumps(bill(manifest, license), indent=1, ensure_ascii=False)

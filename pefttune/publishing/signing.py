@@ -7,9 +7,11 @@ import contextlib
 import io
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pefttune import store
 from pefttune.errors import AdapterError, InputError, StorageError
 from pefttune.publishing.files import MOST_BYTES_BESIDE, RESULTS
 from pefttune.store.manifest import SIGNATURE
@@ -24,25 +26,37 @@ INSTALL = "signatures need a package that is not installed: pip install 'pefttun
 
 
 def sign(folder: Path, key: Path) -> Path:
-    """Sign an adapter's folder with a private key (elliptic curve, PEM, without a password); gives the signature's
-    file, which replaces an older one. Raises InputError for a key that cannot be used, StorageError."""
+    """Sign a stored adapter with a private key (elliptic curve, PEM, without a password); gives the signature's file,
+    which replaces an older one. Raises AdapterError for files that have changed, which are not signed, InputError for a
+    key that cannot be used, StorageError."""
+    with store.copied(folder) as copy:
+        signature = copy.parent / SIGNATURE
+        write_signature(copy, key, signature)
+        waiting = folder.parent / f".{folder.name}-{SIGNATURE}"  # never a file more in the folder itself
+        try:
+            shutil.copyfile(signature, waiting)
+            os.replace(waiting, folder / SIGNATURE)
+        except OSError as error:
+            raise StorageError(f"the signature could not be saved in {folder}: {error.strerror or error}") from None
+        finally:
+            waiting.unlink(missing_ok=True)
+    return folder / SIGNATURE
+
+
+def write_signature(folder: Path, key: Path, signature: Path) -> None:
+    """Write the signature of a folder that nobody else writes to. Raises InputError, StorageError."""
     try:
         from model_signing import signing
     except ImportError:
         raise InputError(INSTALL) from None
-    waiting = folder.parent / f".{folder.name}-{SIGNATURE}"  # never a file more in the folder itself
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(_hashing())
     except Exception as error:  # of the libraries that read keys
         raise InputError(f"--key {key} is no private key of an elliptic curve in PEM: {_told(error)}") from None
     try:
-        config.sign(folder, waiting)
-        os.replace(waiting, folder / SIGNATURE)
+        config.sign(folder, signature)
     except OSError as error:
         raise StorageError(f"the signature could not be saved in {folder}: {error.strerror or error}") from None
-    finally:
-        waiting.unlink(missing_ok=True)
-    return folder / SIGNATURE
 
 
 def check_signature(folder: Path, key: Path) -> None:
@@ -54,7 +68,7 @@ def check_signature(folder: Path, key: Path) -> None:
         raise InputError(INSTALL) from None
     signature = folder / SIGNATURE
     if not signature.is_file() or signature.stat().st_size > MOST_BYTES_BESIDE[SIGNATURE]:
-        raise AdapterError(f"{folder} has no signature ({SIGNATURE}), so nothing says who made it")
+        raise AdapterError(f"it has no signature ({SIGNATURE}), so nothing says who made it")
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=key).set_hashing_config(_hashing())
     except Exception as error:
@@ -63,7 +77,7 @@ def check_signature(folder: Path, key: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # where it would warn of old signatures
             config.verify(folder, signature)
     except Exception as error:  # whatever a stranger's file leads the library to
-        raise AdapterError(f"{signature} does not hold for this folder and the key {key}: {_told(error)}") from None
+        raise AdapterError(f"{SIGNATURE} does not hold for this folder and the key {key}: {_told(error)}") from None
 
 
 def _hashing() -> Config:

@@ -1,5 +1,6 @@
 """Where adapters are kept: versioned folders, written whole, each with a manifest."""
 
+from pefttune.store.copying import copied
 from pefttune.store.folder import alias, commit, find, names, staged, versions
 from pefttune.store.holding import Hold
 from pefttune.store.manifest import MANIFEST, read_manifest, write_manifest
@@ -15,6 +16,7 @@ __all__ = [
     "alias",
     "check_name",
     "commit",
+    "copied",
     "find",
     "names",
     "read_json",

@@ -36,6 +36,13 @@ def edited(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     write_manifest(folder, {key: value for key, value in manifest.items() if key not in ("format", "files")})
 
 
+def of_another_method(folder: Path, section: dict[str, Any], config: dict[str, Any]) -> None:
+    """The adapter as if it were one of that section and with that configuration, as far as nobody needs its base."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    edited(folder, lambda manifest: manifest["recipe"].update(adapter=section))
+
+
 def test_a_merged_model_says_what_the_adapter_says(
     command: Any, folder: Path, rows: list[str], tmp_path: Path, known_bases: Path
 ) -> None:
@@ -69,8 +76,8 @@ def test_a_merged_model_says_what_the_adapter_says(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"lora_alpha": 80}, "describes another adapter than the manifest: lora_alpha differ"),
-        ({"use_rslora": True}, "describes another adapter than the manifest: use_rslora differ"),
+        ({"lora_alpha": 80}, "describes another adapter than the manifest: lora_alpha is 80"),
+        ({"use_rslora": True}, "describes another adapter than the manifest: use_rslora is True"),
         ({"target_modules": "(a+)+$"}, "target_modules has to be a list of names, and not a pattern"),
         ({"r": 10**400}, "is damaged: it holds 1000"),
         ({"base_model_name_or_path": "evil/base"}, "names another base than pefttune.json"),
@@ -176,26 +183,22 @@ def test_a_configuration_that_is_none_is_told(
     refused(command("check", "tiny", "--target", "vllm", "--json"), 2, "AdapterError", "adapter_config.json", told)
 
 
-def test_keys_that_peft_would_guess_are_missed(command: Any, refused: Any, folder: Path) -> None:
+def test_a_rank_that_peft_would_guess_is_missed(command: Any, refused: Any, folder: Path) -> None:
     config = json.loads((folder / "adapter_config.json").read_text())
-    told = {key: config[key] for key in ("peft_type", "base_model_name_or_path", "revision", "r")}
-    (folder / "adapter_config.json").write_text(json.dumps(told))
+    del config["r"]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     edited(folder, lambda manifest: None)
-    done = command("check", "tiny", "--target", "vllm", "--json")
-    refused(done, 2, "AdapterError", "damaged: lora_alpha, alpha_pattern, use_rslora, use_dora missing")
+    refused(command("check", "tiny", "--target", "vllm", "--json"), 2, "AdapterError", "r is 8, and the adapter's 4")
 
 
 def test_check_exits_with_1_where_something_is_wrong(command: Any, folder: Path) -> None:
     done = command("check", "tiny", "--target", "vllm")
     assert (done.code, done.out) == (0, "vllm loads tiny as it was trained\n")
     assert command("check", "tiny", "--target", "peft", "--json").document["objections"] == []
-    edited(folder, lambda manifest: manifest["recipe"].update(adapter={"method": "ia3"}))
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
-    edited(folder, lambda manifest: None)
+    of_another_method(folder, {"method": "bottleneck"}, {"peft_type": "BOTTLENECK_OF_PEFTTUNE"})
     done = command("check", "tiny", "--target", "vllm")
     assert done.code == 1
-    assert done.out.startswith("refused: vLLM serves LoRA adapters, and this is ia3")
+    assert done.out.startswith("refused: vLLM serves LoRA adapters, and this is bottleneck")
     done = command("check", "tiny", "--target", "vllm", "--json")
     assert (done.code, [each["kind"] for each in done.document["objections"]]) == (1, ["refuses"])
 
@@ -239,15 +242,13 @@ def test_only_plain_lora_goes_to_other_programs(
 ) -> None:
     """Told before a base is looked for."""
     monkeypatch.setattr("pefttune.bases.locate", None)
-    path = folder / "adapter_config.json"
-    plain = json.loads(path.read_text())
-    for config, told in (
-        ({**plain, "use_dora": True}, "has no DoRA"),
-        ({**plain, "modules_to_save": ["score"]}, "its head (score)"),
-        ({**plain, "peft_type": "IA3"}, "LoRA adapters, and this is lora"),
+    lora = json.loads((folder / "pefttune.json").read_text())["recipe"]["adapter"]
+    dora = {key: lora[key] for key in ("r", "lora_alpha")} | {"method": "dora"}
+    for section, config, told in (
+        (dora, {"use_dora": True}, "has no DoRA"),
+        ({"method": "bottleneck"}, {"peft_type": "BOTTLENECK_OF_PEFTTUNE"}, "LoRA adapters, and this is bottleneck"),
     ):
-        path.write_text(json.dumps(config))
-        edited(folder, lambda manifest: None)
+        of_another_method(folder, section, config)
         done = command("export", "tiny", "--to", to, "--json")
         refused(done, 2, "AdapterError", f"tiny@1 cannot be exported --to {to}: ", told)
     assert not (tmp_path / "exports").exists()

@@ -201,7 +201,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-HARMLESS = ("no task_type", "a task_type that is none", "a card of quotations", "a card of no letters")
+# PEFT takes for what is left out what the adapter has.
+AS_PEFT_TAKES_IT = ("no lora_alpha", "no alpha_pattern", "no use_dora")
+HARMLESS = (*AS_PEFT_TAKES_IT, "a card of quotations", "a card of no letters")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

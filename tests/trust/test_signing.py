@@ -95,12 +95,15 @@ def test_another_key_does_not_fit(signed: Path, new_key: Any) -> None:
         publishing.check_signature(signed, new_key()[1])
 
 
-def test_a_signature_of_another_adapter_does_not_fit(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
-    other = Path(shutil.copytree(signed, tmp_path / "other"))
+def test_a_signature_of_another_adapter_does_not_fit(
+    signed: Path, keys: tuple[Path, Path], tmp_path: Path, sealed: Any
+) -> None:
+    other = Path(shutil.copytree(signed, tmp_path / "other" / "1"))
     (other / "figure.png").write_bytes(b"another")
+    sealed(other)
     publishing.sign(other, keys[0])
     shutil.copy(other / "model.sig", signed)
-    with pytest.raises(AdapterError, match=r"Hash mismatch for figure\.png"):
+    with pytest.raises(AdapterError, match=r"mismatch for figure\.png"):
         publishing.check_signature(signed, keys[1])
 
 

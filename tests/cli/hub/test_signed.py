@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,4 +57,33 @@ def test_a_stored_adapter_is_signed(command: Any, refused: Any, folder: Path, ke
     assert command("show", "tiny").code == 0
     (folder / "README.md").write_text("other")
     refused(command("sign", "tiny", "--key", private, "--json"), 2, "AdapterError", "README.md has been changed")
-    refused(command("verify", "tiny", "--key", public, "--json"), 2, "AdapterError", "Hash mismatch for README.md")
+    refused(command("verify", "tiny", "--key", public, "--json"), 2, "AdapterError", "README.md has been changed")
+
+
+def test_a_store_that_changes_meanwhile(
+    command: Any, hub: Any, folder: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was judged is what is signed, sent and scored, whatever somebody writes to the store after that."""
+    from pefttune import store
+
+    private, public = keys
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    @contextmanager
+    def changed(version: Path) -> Iterator[Path]:
+        with copied(version) as copy:
+            for name in before:
+                (folder / name).write_bytes(b"other")
+            yield copy
+            for name, content in before.items():
+                (folder / name).write_bytes(content)
+
+    copied = store.copied
+    monkeypatch.setattr(store, "copied", changed)
+    assert command("sign", "tiny", "--key", private).code == 0
+    assert command("verify", "tiny", "--key", public, "--json").document["verdict"] == "equal"
+    assert command("publish", "tiny", "--repo-id", "anna/reviews").code == 0
+    there = hub.repos["anna/reviews"].files()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "figure.png"):
+        assert there[name] == before[name]
+    assert json.loads(there["pefttune.json"])["probe"] == json.loads(before["pefttune.json"])["probe"]
