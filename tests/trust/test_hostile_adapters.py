@@ -225,6 +225,10 @@ CASES = [
     Case(22, "a base elsewhere", config(base_model_name_or_path="evil/base"), CONFIG, "names another base than"),
     Case(22, "a base that is a path", config(base_model_name_or_path="/etc"), CONFIG, "names another base than"),
     Case(22, "a base that is an address", config(base_model_name_or_path="https://evil.example/base"), CONFIG, "names another base"),
+    Case(22, "a base elsewhere that has no id", lambda folder: [
+        config(base_model_name_or_path="evil/base")(folder),
+        manifest(lambda known: known["base"].update(hub_id=None, revision=None, origin="evil/base"))(folder),
+    ], MANIFEST, "calls it 'evil/base', which plain PEFT would fetch"),
     Case(22, "another base to fetch than is named", manifest(
         lambda known: known["recipe"]["base"].update(source="evil/base")
     ), MANIFEST, "names one base, and has another loaded"),

@@ -185,6 +185,17 @@ def test_what_stops_it(command: Any, refused: Any, hub: Any, folder: Path, edite
     assert hub.asked == []
 
 
+@pytest.mark.parametrize("change", [{"lora_alpha": 80}, {"target_modules": ["k_proj"]}, {"init_lora_weights": "pissa"}])
+def test_what_peft_would_compute_otherwise_is_not_published(
+    command: Any, refused: Any, hub: Any, folder: Path, edited: Any, change: dict[str, Any]
+) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    edited(folder, lambda manifest: None)
+    refused(command(*PUBLISH, "--json"), 2, "AdapterError", "describes another adapter than the manifest")
+    assert hub.asked == []
+
+
 def test_this_users_own_token_and_folders_are_known(
     command: Any, refused: Any, hub: Any, folder: Path, edited: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

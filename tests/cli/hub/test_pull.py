@@ -150,6 +150,9 @@ def manifest_with(files: dict[str, bytes], **changes: Any) -> dict[str, bytes]:
     return {"pefttune.json": json.dumps({**json.loads(files["pefttune.json"]), **changes}).encode()}
 
 
+Q_PROJ = "model.layers.0.self_attn.q_proj"
+
+
 def based_on(files: dict[str, bytes], source: str) -> dict[str, bytes]:
     """A recipe that has another base fetched than the manifest and the card name."""
     recipe = json.loads(files["pefttune.json"])["recipe"]
@@ -167,6 +170,10 @@ def based_on(files: dict[str, bytes], source: str) -> dict[str, bytes]:
         (lambda files: config_with(files, rank_pattern={"(a+)+$": 4}), "AdapterError", "rank_pattern has to name"),
         (lambda files: config_with(files, alpha_pattern={"(a+)+$": 4}), "AdapterError", "alpha_pattern has to name"),
         (lambda files: config_with(files, r=200_000_000), "AdapterError", "r is 200000000"),
+        (lambda files: config_with(files, lora_alpha=80), "AdapterError", "lora_alpha is 80, and the adapter's 8"),
+        (lambda files: config_with(files, alpha_pattern={Q_PROJ: 80}), "AdapterError", "has lora_alpha 80, and by the"),
+        (lambda files: config_with(files, target_modules=["k_proj"]), "AdapterError", "PEFT would pass over its weights"),
+        (lambda files: config_with(files, use_qalora=True), "AdapterError", "use_qalora is True"),
         (lambda files: manifest_with(files, name="../\x1b[2J"), "AdapterError", "cannot name an adapter"),
         (lambda files: manifest_with(files, recipe={**json.loads(files["pefttune.json"])["recipe"], "seed": "x"}),
          "RecipeError", "seed"),
