@@ -1,10 +1,9 @@
 """Writes what each method of adapting can do: `python docs/capabilities.py` tries every method on a tiny random model
-and writes `capabilities.md`; `--check` tries them too, and only compares. Methods come from the recipe's sections, so
-that a new one has its line as soon as this is run again."""
+and writes `capabilities.md`, which `tests/methods/test_capabilities.py` tries again. Methods come from the recipe's
+sections, so that a new one has its line as soon as this is run again."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -288,22 +287,13 @@ def read(page: Path = PAGE) -> dict[tuple[str, str], bool]:
     }
 
 
-def main(arguments: list[str], page: Path = PAGE) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not what it should be")
-    check = parser.parse_args(arguments).check
+def main() -> None:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    wanted = render(tried())
-    if not check:
-        page.write_text(wanted, encoding="utf-8", newline="\n")
-    elif not page.exists() or page.read_text(encoding="utf-8") != wanted:
-        print(f"{page}: stale\nrun: python docs/capabilities.py")
-        return 1
-    return 0
+    PAGE.write_text(render(tried()), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()
