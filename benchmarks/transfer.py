@@ -172,6 +172,7 @@ def shuffled(
     models: Models = None,
     json_file: JsonFile = None,
     only: Only = "",
+    seed: Annotated[int, typer.Option(help="By which the labels are dealt.")] = 0,
 ) -> None:
     """Probe the pairs whose texts have one label each, with labels dealt anew among the texts: they mean nothing."""
     from pefttune import pipeline
@@ -183,7 +184,7 @@ def shuffled(
         for pair in _pairs(only):
             recipe = load_recipe(pair["recipe"], [_filled(each, places) for each in pair["overrides"]])
             if recipe.task.type == "text-classification":
-                probed = pipeline.probe(without_meaning(recipe, Path(folder) / f"{len(found)}.jsonl"))
+                probed = pipeline.probe(without_meaning(recipe, Path(folder) / f"{len(found)}.jsonl", seed))
                 control = probed.report.bases[0].control
                 assert control
                 found[pair["name"]] = control
@@ -196,7 +197,7 @@ def shuffled(
     report.out.print(f"{sum(one.transfers for one in found.values())} of {len(found)} are said to transfer")
 
 
-def without_meaning(recipe: Recipe, path: Path) -> Recipe:
+def without_meaning(recipe: Recipe, path: Path, seed: int) -> Recipe:
     """The recipe for the same texts, each with the label of another, which are written to a file."""
     from pefttune import pipeline
     from pefttune.recipe import schema
@@ -204,7 +205,7 @@ def without_meaning(recipe: Recipe, path: Path) -> Recipe:
     data = pipeline.read_data(recipe)[1]
     rows = (*data.train, *data.validation, *data.test)  # rows fall into parts by content, here as there
     labels = [row.values["label"] for row in rows]
-    random.Random(0).shuffle(labels)
+    random.Random(seed).shuffle(labels)
     dealt = ({"text": row.values["text"], "label": label} for row, label in zip(rows, labels, strict=True))
     path.write_text("".join(json.dumps(each) + "\n" for each in dealt), encoding="utf-8")
     section = schema.Data(train=[str(path)], split=recipe.data.split, max_length=recipe.data.max_length)

@@ -2,7 +2,7 @@
 
 from pefttune.bases.catalogue import BASES
 from pefttune.bases.dense import weight_of
-from pefttune.bases.fingerprint import Fingerprint, Mismatch, config_digest, in_words
+from pefttune.bases.fingerprint import Fingerprint, Mismatch, config_digest, in_words, tokenizer_digests
 from pefttune.bases.known import find as find_known
 from pefttune.bases.load import Base, load, load_tokenizer, quantization_name
 from pefttune.bases.locate import Located, local_folder, locate
@@ -32,5 +32,6 @@ __all__ = [
     "open_reader",
     "quantization_name",
     "rewrite",
+    "tokenizer_digests",
     "weight_of",
 ]

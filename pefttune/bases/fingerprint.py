@@ -78,9 +78,16 @@ def take(folder: Path, tokenizer: Any, quantization: str) -> Fingerprint:
         config=config_digest(folder),
         tensors=_tensor_digest(folder),
         quantization=quantization,
-        tokenizer=_tokenizer_digest(tokenizer),
-        chat_template=_chat_template_digest(tokenizer.chat_template),
+        **tokenizer_digests(tokenizer),
     )
+
+
+def tokenizer_digests(tokenizer: Any) -> dict[str, str]:
+    """What a tokenizer tells of a fingerprint."""
+    return {
+        "tokenizer": _tokenizer_digest(tokenizer),
+        "chat_template": _chat_template_digest(tokenizer.chat_template),
+    }
 
 
 def _digest(content: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pefttune import store
 from pefttune.errors import AdapterError, VerificationError
@@ -46,14 +46,14 @@ def export_converted(
     seen = _check(adapter, to, base.model_type)
     section, sha256 = adapter.recipe.adapter, adapter.manifest["files"][methods.weights.WEIGHTS]
     assert isinstance(section, Lora)  # else there was an objection
+    told = publishing.modelfile(adapter.manifest, _tokenizer_of(adapter, located), model) if to == "ollama" else None
     updates, notes = publishing.read_updates(adapter.folder, section.stored(), sha256), [_note(adapter)]
     with publishing.new_folder(output) as folder:
         if to == "mlx":
             publishing.write_mlx(folder, updates, base, adapter.manifest)
         else:
             publishing.write_gguf(folder, updates, base, seen.config["lora_alpha"], adapter.manifest)
-        if to == "ollama":
-            told = publishing.modelfile(adapter.manifest, bases.load_tokenizer(located.folder), model)
+        if told is not None:
             _write(folder / "Modelfile", told.text)
             notes += [f"no TEMPLATE in the Modelfile: {told.without_template}"] if told.without_template else []
         _write(folder / "README.md", publishing.render_converted_card(adapter.manifest, to, model))
@@ -79,13 +79,28 @@ def _base_of(adapter: Parent, base_source: str | None) -> Located:
     from pefttune.inference import base_section_of
 
     section, origin = base_section_of(adapter.manifest, adapter.recipe.base, base_source)
-    located, told = bases.locate(section.source, section.revision, origin, weights=False), adapter.manifest["base"]
+    located = bases.locate(section.source, section.revision, origin, weights=False)
+    told = adapter.manifest["base"]
     if bases.config_digest(located.folder) != told["fingerprint"]["config"]:
-        raise AdapterError(
-            f"{adapter.called} was trained on another base ({told['source']}, {told['origin']}) than the one here: "
-            "their config.json differs"
-        )
+        raise _of_another_base(adapter, "their config.json differs")
     return located
+
+
+def _tokenizer_of(adapter: Parent, located: Located) -> Any:
+    """Its base's. Raises AdapterError where it is another one than that of the training."""
+    from pefttune import bases
+
+    tokenizer, told = bases.load_tokenizer(located.folder), adapter.manifest["base"]["fingerprint"]
+    if wrong := [field for field, digest in bases.tokenizer_digests(tokenizer).items() if digest != told[field]]:
+        raise _of_another_base(adapter, f"they differ in: {', '.join(wrong).replace('_', ' ')}")
+    return tokenizer
+
+
+def _of_another_base(adapter: Parent, how: str) -> AdapterError:
+    told = adapter.manifest["base"]
+    return AdapterError(
+        f"{adapter.called} was trained on another base ({told['source']}, {told['origin']}) than the one here: {how}"
+    )
 
 
 def _note(adapter: Parent) -> str:

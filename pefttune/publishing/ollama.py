@@ -44,7 +44,9 @@ def modelfile(manifest: Mapping[str, Any], tokenizer: Any, base: str | None = No
         lines.append(f"TEMPLATE {_quoted(_template(manifest['prompt'], tokenizer))}")
     elif task.get("system") and _quotable(task["system"]):
         lines.append(f"SYSTEM {_quoted(task['system'])}")
-    lines += ["PARAMETER temperature 0", f'PARAMETER stop "{tokenizer.eos_token}"']
+    lines.append("PARAMETER temperature 0")
+    if (end := tokenizer.eos_token) and _quotable(end) and '"' not in end:
+        lines.append(f'PARAMETER stop "{end}"')
     if (most := task.get("max_new_tokens")) is not None:
         lines.append(f"PARAMETER num_predict {most}")
     return Modelfile("\n".join(lines) + "\n", why)

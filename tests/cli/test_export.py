@@ -263,6 +263,18 @@ def test_another_base_is_not_taken_for_its_own(
     assert not (tmp_path / "exports").exists()
 
 
+def test_a_modelfile_is_not_tried_with_another_tokenizer(
+    command: Any, refused: Any, folder: Path, tiny: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny, tmp_path / "other"))
+    template = other / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# another #}")
+    done = command("export", "tiny", "--to", "ollama", "--base", other, "--json")
+    refused(done, 2, "AdapterError", "tiny@1 was trained on another base", "they differ in: chat template")
+    assert not (tmp_path / "exports").exists()
+    assert command("export", "tiny", "--to", "gguf", "--base", other).code == 0  # which holds no text
+
+
 def test_an_architecture_that_was_not_tried_is_told(
     command: Any, refused: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

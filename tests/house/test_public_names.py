@@ -204,6 +204,7 @@ PUBLIC = {
         "open_reader",
         "quantization_name",
         "rewrite",
+        "tokenizer_digests",
         "weight_of",
     },
     "pefttune.training": {

@@ -135,3 +135,9 @@ def test_without_a_chat_template_the_first_token_is_the_tokenizers(tokenizer: An
 def test_a_base_that_cannot_stand_there_is_refused(tokenizer: Any, model: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         modelfile(manifest(), tokenizer, model)
+
+
+@pytest.mark.parametrize("end", [None, 'a"b', "a\nb\x00"])
+def test_an_end_that_a_modelfile_cannot_hold_is_left_out(tokenizer: Any, end: str | None) -> None:
+    tokenizer.eos_token = end
+    assert "PARAMETER stop" not in modelfile(manifest(), tokenizer).text
