@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ from pefttune.tasks.head import width_of
 
 if TYPE_CHECKING:
     from pefttune.inference.session import Session
+
+OWN_NAME = re.compile(r"(?!-|\.\.?$)[^/\\\x00-\x1f\x7f]{1,255}")
+"""What a folder or file of somebody's own can be called: no path, no id with an owner, no option of a program."""
+REVISION = re.compile(r"\w[\w./-]{0,255}")
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,13 @@ def read_saved(
 def check_config(folder: Path, manifest: dict[str, Any]) -> None:
     """Raise AdapterError where `adapter_config.json` would do harm to its reader, or names another base."""
     base, weights = manifest["base"], methods.weights
-    if base["hub_id"] is None and Path(base["origin"]).name != base["origin"]:
+    if base["hub_id"] is None and not OWN_NAME.fullmatch(base["origin"]):
         raise AdapterError(
             f"{folder / store.MANIFEST} says that its base is not on the Hub, and calls it "
             f"'{shown(base['origin'])}', which plain PEFT would fetch from there, or read from that path"
         )
+    if base["revision"] is not None and not REVISION.fullmatch(base["revision"]):
+        raise AdapterError(f"{folder / store.MANIFEST}: '{shown(base['revision'])}' is no revision of a base")
     config = methods.configuration.read(folder, manifest["files"][weights.CONFIG])
     told = (config.get("base_model_name_or_path"), config.get("revision"))
     if told != (base["hub_id"] or base["origin"], base["revision"]):

@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from pefttune.errors import AdapterError
-from pefttune.methods.configuration import read
+from pefttune.methods.configuration import NAME, read
 from pefttune.methods.lora import scale_of
 from pefttune.methods.places import FILE_PREFIX
 from pefttune.methods.prompts import KEY, VirtualTokens
@@ -27,11 +27,7 @@ from pefttune.store.strict_json import parse, shown
 
 MOST_TOLD = 5
 OF_WRITING = frozenset(
-    {
-        *("base_model_name_or_path", "revision", "inference_mode", "peft_version"),
-        *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"),
-        *("total_step", "tinit", "tfinal", "deltaT"),
-    }
+    {"base_model_name_or_path", "revision", "peft_version", "total_step", "tinit", "tfinal", "deltaT"}
 )
 """What says by whom and how the adapter was made, and not what it computes."""
 OF_THE_BASE = frozenset(
@@ -43,6 +39,25 @@ OF_THE_BASE = frozenset(
 """What the recipe alone does not decide."""
 PATTERNS = frozenset({"rank_pattern", "alpha_pattern"})
 WRITES = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+HEADS = ("score", "classifier", "qa_outputs")
+"""What transformers' classes for tasks call their head."""
+LOW_RANK = ("lora_A.weight", "lora_B.weight")
+TENSORS: dict[str, tuple[str, ...]] = {
+    "lora": LOW_RANK,
+    "dora": (*LOW_RANK, "lora_magnitude_vector.weight"),
+    "adalora": ("lora_A", "lora_B", "lora_E"),
+    "ia3": ("ia3_l",),
+    "oft": ("oft_R.weight",),
+    "boft": ("boft_R", "boft_s"),
+    "vera": ("vera_lambda_b", "vera_lambda_d"),
+    "miss": ("miss_block",),
+    "ln_tuning": ("ln_tuning_layers.weight",),
+    "trainable_tokens": ("trainable_tokens_delta",),
+    "head": (),
+}
+"""What PEFT reads for each module that a method adapts, by the end of its key."""
+IF_THERE = {"ln_tuning": ("ln_tuning_layers.bias",)}
+"""What it reads of some modules besides."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -59,7 +74,7 @@ def check_attached(folder: Path, ours: Mapping[str, Any]) -> None:
     base. Keys that only another version of PEFT has do not count."""
     found = completed(read(folder))
     if (found["peft_type"], ours["peft_type"]) == ("P_TUNING", "PROMPT_TUNING"):  # what its network made is kept alone
-        ours = {**ours, "peft_type": found["peft_type"]}
+        ours = {key: value for key, value in ours.items() if key in found} | {"peft_type": found["peft_type"]}
     _refuse(folder, _differences(found, ours, OF_WRITING))
 
 
@@ -68,7 +83,8 @@ def check_alone(folder: Path, section: Any, head: Mapping[str, Any] | None, sha2
     with the head that the manifest tells of, as far as that shows without the base. That PEFT attaches to more modules
     than there are weights for does not count: there they begin without effect.
 
-    On the base alone shows which tokens `token_indices` are, and into how many heads a prefix is split.
+    What shows on the base alone is found when it is loaded: whether its modules are called so and as wide, which tokens
+    `token_indices` are, and into how many layers and heads a prefix is split.
     """
     found = completed(read(folder, sha256))
     if section.method not in SETTINGS:
@@ -91,8 +107,8 @@ def _refuse(folder: Path, faults: Iterable[str]) -> None:
 
 
 def _differences(found: Mapping[str, Any], ours: Mapping[str, Any], passed: Collection[str]) -> Iterator[str]:
-    """In what the configuration is not ours."""
-    ours = _as_json(ours)
+    """In what the configuration is not ours, as it is saved."""
+    ours = {**_as_json(ours), "inference_mode": True}
     for key in sorted(ours.keys() - passed):
         if key not in found:
             yield f"{key} is missing"
@@ -105,14 +121,10 @@ def _of_the_weights(
 ) -> Iterator[str]:
     """What the configuration says otherwise than the shapes of the weights, or than the manifest of its head."""
     prefix = VirtualTokens.file_prefix if isinstance(section, sections.VirtualTokens) else FILE_PREFIX
-    of_head = {
-        key: shape
-        for name in (found.get("modules_to_save") or [])[:1]  # there is one head at most
-        for key, shape in held.items()
-        if key in (f"{prefix}{name}.weight", f"{prefix}{name}.bias")
-    }
+    own = [f"{prefix}{name}.{end}" for name in HEADS for end in ("weight", "bias")]
+    of_head = {key.removeprefix(prefix): held[key] for key in own if key in held}
     yield from _of_the_head(found, head, of_head)
-    others = {key: shape for key, shape in held.items() if key not in of_head}
+    others = {key: shape for key, shape in held.items() if key not in own}
     if isinstance(section, sections.VirtualTokens):
         yield from _of_virtual_tokens(found, section, others)
     else:
@@ -125,10 +137,16 @@ def _of_the_head(found: Mapping[str, Any], head: Mapping[str, Any] | None, held:
         yield f"task_type is {shown(task)}, and the adapter's {'to write' if head is None else head['task_type']}"
     outputs = None if head is None else head["outputs"]
     if outputs is None:
-        if saved:
+        if saved or held:
             yield f"modules_to_save is {shown(saved)}, and the adapter has no head"
-    elif len(saved) != 1 or {shape[:1] for shape in held.values()} != {(outputs,)}:
+    elif len(saved) != 1 or not _is_head(saved[0], outputs, held):
         yield f"modules_to_save is {shown(saved)}, and the adapter has one head, of {outputs} outputs"
+
+
+def _is_head(name: str, outputs: int, held: Shapes) -> bool:
+    weight, bias = held.get(f"{name}.weight", ()), held.get(f"{name}.bias", (outputs,))
+    only = held.keys() <= {f"{name}.weight", f"{name}.bias"}
+    return only and len(weight) == 2 and weight[0] == outputs and bias == (outputs,)
 
 
 def _of_virtual_tokens(found: Mapping[str, Any], section: Any, held: Shapes) -> Iterator[str]:
@@ -140,17 +158,38 @@ def _of_virtual_tokens(found: Mapping[str, Any], section: Any, held: Shapes) -> 
 
 
 def _of_modules(found: Mapping[str, Any], section: Any, held: Shapes) -> Iterator[str]:
-    stem = f".{PEFT_TYPE_TO_PREFIX_MAPPING[found['peft_type']]}"
-    paths = {key: key.removeprefix(FILE_PREFIX).partition(stem)[0] for key in held}
-    for key, path in paths.items():
-        if not key.startswith(f"{FILE_PREFIX}{path}{stem}"):
+    ends = (*TENSORS[section.method], *IF_THERE.get(section.method, ()))
+    places = {key: _place_of(key, ends) for key in held}
+    modules: dict[str, dict[str, tuple[int, ...]]] = {place[0]: {} for place in places.values() if place}
+    for key, place in places.items():
+        if place is None:
             yield f"PEFT would pass over {shown(key)}"
-    reached = set(_reached(found, set(paths.values())))
-    for path in sorted(set(paths.values()) - reached):
+        else:
+            modules[place[0]][place[1]] = held[key]
+    if broken := [told for path, own in modules.items() if (told := _broken(section.method, path, own))]:
+        yield from broken
+        return
+    for path in sorted(modules.keys() - set(_reached(found, modules))):
         yield f"its targets leave out {shown(path)}, so that PEFT would pass over its weights"
     if isinstance(section, sections.Lora):
-        ranks = {paths[key]: shape[0] for key, shape in held.items() if key.endswith(".lora_A.weight") and shape}
-        yield from _of_scales(found, section.stored(), ranks)
+        yield from _of_scales(found, section.stored(), {path: own[LOW_RANK[0]][0] for path, own in modules.items()})
+
+
+def _place_of(key: str, ends: Iterable[str]) -> tuple[str, str] | None:
+    """The path of a tensor's module and what it is there; None where PEFT reads no such tensor."""
+    for end in ends:
+        path = key.removeprefix(FILE_PREFIX).removesuffix(f".{end}")
+        if key == f"{FILE_PREFIX}{path}.{end}" and NAME.fullmatch(path):
+            return path, end
+    return None
+
+
+def _broken(method: str, path: str, own: Shapes) -> str | None:
+    """What of a module's tensors is not there, or does not fit together."""
+    if lost := [end for end in TENSORS[method] if end not in own]:
+        return f"{path} has no {lost[0]}"
+    a, b = (own.get(end, (1, 1)) for end in LOW_RANK)
+    return None if len(a) == len(b) == 2 and a[0] == b[1] > 0 else f"{path} has no A and B of one rank"
 
 
 def _reached(found: Mapping[str, Any], paths: Iterable[str]) -> Iterator[str]:
@@ -160,15 +199,15 @@ def _reached(found: Mapping[str, Any], paths: Iterable[str]) -> Iterator[str]:
         set(names) if isinstance(names := found.get(key), list) else set()
         for key in ("target_modules", "exclude_modules")
     )
-    layers = found.get("layers_to_transform")
+    layers, saved = found.get("layers_to_transform"), set(found.get("modules_to_save") or ())
     for path in paths:
         parts = path.split(".")
         ends = {".".join(parts[first:]) for first in range(len(parts))}
-        if ends & excluded or not ends & targets:
+        if ends & excluded or not ends & targets or saved & set(parts):
             continue
         # A whole path reaches its module in whatever layer; else the first number behind two names is the layer's.
         number = next((part for part in parts[2:-1] if part.isdecimal()), None)
-        if path in targets or layers is None or (number is not None and int(number) in layers):
+        if path in targets or not layers or (number is not None and int(number) in layers):
             yield path
 
 
@@ -182,9 +221,9 @@ def _of_scales(found: Mapping[str, Any], section: sections.Lora, ranks: Mapping[
         r = (found.get("rank_pattern") or {}).get(path, found["r"])
         alpha = (found.get("alpha_pattern") or {}).get(path, found["lora_alpha"])
         if r != rank:
-            yield f"{shown(path)} has rank {shown(r)}, and its weights {rank}"
+            yield f"{path} has rank {r}, and its weights {rank}"
         elif alpha / (math.sqrt(r) if found["use_rslora"] else r) != scale_of(section, module_of(path, section), r):
-            yield f"{shown(path)} has lora_alpha {shown(alpha)}, and by the recipe another"
+            yield f"{path} has lora_alpha {alpha}, and by the recipe another"
 
 
 def _default(field: Field[Any]) -> Any:

@@ -78,9 +78,10 @@ def _dangers(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _numbers(config: Mapping[str, Any], keys: tuple[str, ...], most: float) -> Iterator[str]:
     for key in keys:
-        value = config.get(key)
+        if (value := config.get(key)) is None:
+            continue
         for number in value.values() if isinstance(value, dict) else [value]:
-            if number is not None and not _is_number(number, most):
+            if not _is_number(number, most):
                 yield f"{key} is {shown(number)}, and has to be a number from 0 to {most:,}"
 
 

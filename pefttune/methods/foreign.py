@@ -61,7 +61,7 @@ def _read(folder: Path) -> Foreign:
         if r != (told := config.r_of(module)):
             raise AdapterError(f"{config.path} gives {shown(module)} rank {told}, and its tensors have {r}")
     others = tuple(_others(folder, names, config))
-    config.check_whole(ranks, others)
+    config.check_saved(others)
     notes = (*_unread(folder), *config.notes(list(ranks)))
     return Foreign(folder, _sha256(folder / weights.WEIGHTS), config, ranks, others, notes)
 
@@ -78,6 +78,7 @@ def section_of(foreign: Foreign, linears: Collection[str], prefix: str) -> dict[
     """The recipe's `adapter` section that adapts just these modules of a base with these linear layers; `prefix` stands
     before their names in files. Raises AdapterError for a module that the base has not."""
     config, ranks = foreign.config, {}
+    config.check_targets(foreign.ranks, [prefix + each for each in linears])
     for name, r in foreign.ranks.items():
         own = name.removeprefix(prefix)
         if own not in linears or not name.startswith(prefix):

@@ -93,14 +93,19 @@ class ForeignConfig:
         if isinstance(self.exclude_modules, list) and _is_named(self.exclude_modules, module):
             raise AdapterError(f"{self.path}: exclude_modules names {shown(module)}, which has tensors")
 
-    def check_whole(self, modules: Collection[str], others: Collection[str]) -> None:
-        """Raise AdapterError where the file names modules that have no tensors, neither among the updates of `modules`
-        nor among the `others`, by key: then a part of the adapter is missing."""
+    def check_targets(self, modules: Collection[str], linears: Collection[str]) -> None:
+        """Raise AdapterError where the file names linear layers of the base, all of them given, of which none has
+        tensors, as `modules` have: then a part of the adapter is missing. Names that the base has not are no matter:
+        people list those of several kinds of bases."""
         targets = self.target_modules if isinstance(self.target_modules, list) else []
         excluded = self.exclude_modules if isinstance(self.exclude_modules, list) else []
-        lost = [name for name in targets if not _is_one_called(name, modules) and name not in excluded]
-        if lost:
+        there = [module for module in linears if not _is_named(excluded, module)]
+        if lost := [name for name in targets if not _is_one_called(name, modules) and _is_one_called(name, there)]:
             raise AdapterError(f"{self.path}: target_modules names {_listed(lost)}, which has no tensors")
+
+    def check_saved(self, others: Collection[str]) -> None:
+        """Raise AdapterError where the file names modules saved whole that have no tensors among the `others`, by key:
+        then a part of the adapter is missing."""
         saved = {name for name in self.modules_to_save if any(_is_inside(name, key) for key in others)}
         either = EITHER if saved & EITHER else frozenset()
         if lost := [name for name in self.modules_to_save if name not in saved | either]:

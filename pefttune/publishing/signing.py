@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,14 +30,10 @@ def sign(folder: Path, key: Path) -> Path:
     with store.copied(folder) as copy:
         signature = copy.parent / SIGNATURE
         write_signature(copy, key, signature)
-        waiting = folder.parent / f".{folder.name}-{SIGNATURE}"  # never a file more in the folder itself
-        try:
-            shutil.copyfile(signature, waiting)
-            os.replace(waiting, folder / SIGNATURE)
+        try:  # never a file more in the folder itself, while it is written
+            store.replace_file(folder / SIGNATURE, signature.read_bytes(), beside=folder.parent)
         except OSError as error:
             raise StorageError(f"the signature could not be saved in {folder}: {error.strerror or error}") from None
-        finally:
-            waiting.unlink(missing_ok=True)
     return folder / SIGNATURE
 
 

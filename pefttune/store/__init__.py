@@ -7,6 +7,7 @@ from pefttune.store.manifest import MANIFEST, read_manifest, write_manifest
 from pefttune.store.naming import check_name
 from pefttune.store.record import read as read_record
 from pefttune.store.removing import Removed, remove, tidy
+from pefttune.store.replacing import replace_file
 from pefttune.store.strict_json import read_json
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "read_manifest",
     "read_record",
     "remove",
+    "replace_file",
     "staged",
     "tidy",
     "versions",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from pefttune.errors import AdapterError, StorageError
 from pefttune.store.holding import in_turn
+from pefttune.store.replacing import replace_file
 from pefttune.store.strict_json import read_json
 
 RECORD = ".record.json"
@@ -53,9 +53,7 @@ def changing(home: Path) -> Iterator[Record]:
     with in_turn(home):
         record = read(home)
         yield record
-        waiting = home / f"{RECORD}.new"
         try:
-            waiting.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-            os.replace(waiting, home / RECORD)
+            replace_file(home / RECORD, (json.dumps(asdict(record), indent=1) + "\n").encode())
         except OSError as error:
             raise StorageError(f"{home / RECORD} cannot be written: {error.strerror}") from None

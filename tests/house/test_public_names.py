@@ -80,6 +80,7 @@ PUBLIC = {
         "read_manifest",
         "read_record",
         "remove",
+        "replace_file",
         "staged",
         "tidy",
         "versions",

@@ -13,7 +13,7 @@ import torch
 
 from pefttune import methods
 from pefttune.errors import AdapterError
-from pefttune.methods.agreement import OF_WRITING, check_alone
+from pefttune.methods.agreement import OF_WRITING, TENSORS, check_alone
 from pefttune.methods.settings import SETTINGS
 from pefttune.methods.weights import CONFIG
 from pefttune.recipe.adapters import METHODS
@@ -35,8 +35,8 @@ KEYS: dict[str, dict[str, Any]] = {
 def saved(base_of: Any, tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
     """The folder of a new adapter by a recipe's section, and the section."""
 
-    def save(method: str, **keys: Any) -> tuple[Path, Any]:
-        base = base_of()
+    def save(method: str, model: Path | None = None, **keys: Any) -> tuple[Path, Any]:
+        base = base_of(model) if model else base_of()
         section = METHODS[method](method=method, **keys)
         adapter = methods.attach(base.model, section, base.tokenizer)
         methods.weights.write(tmp_path, adapter.config(), adapter.state(), "base", None)
@@ -99,6 +99,8 @@ def test_whatever_key_says_something_else(saved: Any, method: str) -> None:
         ({"task_type": "SEQ_CLS"}, "task_type is SEQ_CLS, and the adapter's to write"),
         ({"modules_to_save": ["score"]}, "the adapter has no head"),
         ({"peft_type": "ADALORA"}, "peft_type is ADALORA"),
+        ({"inference_mode": False}, "inference_mode is False"),
+        ({"alpha_pattern": {Q_PROJ: None}}, "alpha_pattern is None, and has to be a number"),
     ],
 )
 def test_what_peft_would_compute_otherwise(saved: Any, keys: dict[str, Any], told: str) -> None:
@@ -128,12 +130,60 @@ def test_weights_that_peft_would_pass_over(saved: Any) -> None:
         check_alone(folder, section, None)
 
 
+@pytest.mark.parametrize("method", [method for method in TENSORS if TENSORS[method]])
+def test_tensors_are_those_that_peft_reads(saved: Any, method: str) -> None:
+    """Each in turn is taken away: PEFT would begin it anew, A at random. And one more: it would pass over that."""
+    folder, section = saved(method, **KEYS.get(method, {}))
+    config, state = json.loads((folder / CONFIG).read_text()), methods.weights.read_any(folder, _digest(folder))
+    path = next(iter(state)).partition(f".{TENSORS[method][0].partition('.')[0]}")[0]
+    for end in TENSORS[method] if len(TENSORS[method]) > 1 else ():
+        methods.weights.write(folder, config, {k: v for k, v in state.items() if k != f"{path}.{end}"}, "base", None)
+        with pytest.raises(AdapterError, match=f"has no {end}"):
+            check_alone(folder, section, None)
+    for key in (f"{path}.lora_B.bias", f"{path}.lora_embedding_A", f"base_model.model.{'a.' * 9000}lora_A.weight"):
+        methods.weights.write(folder, config, {**state, key: torch.zeros(4, 4)}, "base", None)
+        with pytest.raises(AdapterError, match="PEFT would pass over base_model"):
+            check_alone(folder, section, None)
+
+
+@pytest.mark.parametrize("shapes", [((4, 32), (32, 5)), ((0, 32), (32, 0)), ((), (32, 4)), ((4, 32), (4,))])
+def test_a_and_b_are_of_one_rank(saved: Any, shapes: Any) -> None:
+    folder, section = saved("lora", r=4)
+    config, state = json.loads((folder / CONFIG).read_text()), methods.weights.read_any(folder, _digest(folder))
+    for half, shape in zip("AB", shapes, strict=True):
+        state[f"base_model.model.{Q_PROJ}.lora_{half}.weight"] = torch.zeros(shape)
+    methods.weights.write(folder, config, state, "base", None)
+    with pytest.raises(AdapterError, match="has no A and B of one rank"):
+        check_alone(folder, section, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("tiny", {"r": 4, "use_rslora": True, "rank_pattern": {Q_PROJ: 2}, "alpha_pattern": {Q_PROJ: 3}}),
+        ("tiny", {"r": 4, "init_lora_weights": "pissa", "rank_pattern": {Q_PROJ: 2}}),
+        ("tiny", {"r": 4, "rank_pattern": {Q_PROJ: 0}}),
+        ("tiny", {"r": 4, "layers": [1]}),
+        ("tiny", {"r": 4, "target_modules": [Q_PROJ, "down_proj"]}),
+        ("tiny_encoder", {"r": 4, "rank_pattern": {"encoder.layer.0.output.dense": 2}}),
+        ("tiny_encoder", {"r": 4, "alpha_pattern": {"encoder.layer.0.output.dense": 3}, "layers": [0]}),
+    ],
+)
+def test_sound_adapters_are_let_through(
+    saved: Any, request: pytest.FixtureRequest, kind: str, keys: dict[str, Any]
+) -> None:
+    folder, section = saved("lora", request.getfixturevalue(kind), **keys)
+    check_alone(folder, section, None)
+
+
 def test_a_head_is_the_one_of_the_manifest(saved: Any) -> None:
     folder, section = saved("head")
     head = {"task_type": "SEQ_CLS", "outputs": 2, "plain": True}
     key, weight = "base_model.model.score.weight", torch.zeros(2, 32)
     config = json.loads((folder / CONFIG).read_text()) | {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
     methods.weights.write(folder, config, {key: weight}, "base", None)
+    check_alone(folder, section, head)
+    methods.weights.write(folder, config, {key: weight, "base_model.model.score.bias": torch.zeros(2)}, "base", None)
     check_alone(folder, section, head)
     for keys, told in [({"outputs": 3}, "one head, of 3 outputs"), ({"task_type": "TOKEN_CLS"}, "TOKEN_CLS")]:
         with pytest.raises(AdapterError, match=told):

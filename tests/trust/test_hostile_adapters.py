@@ -225,10 +225,14 @@ CASES = [
     Case(22, "a base elsewhere", config(base_model_name_or_path="evil/base"), CONFIG, "names another base than"),
     Case(22, "a base that is a path", config(base_model_name_or_path="/etc"), CONFIG, "names another base than"),
     Case(22, "a base that is an address", config(base_model_name_or_path="https://evil.example/base"), CONFIG, "names another base"),
-    Case(22, "a base elsewhere that has no id", lambda folder: [
-        config(base_model_name_or_path="evil/base")(folder),
-        manifest(lambda known: known["base"].update(hub_id=None, revision=None, origin="evil/base"))(folder),
-    ], MANIFEST, "calls it 'evil/base', which plain PEFT would fetch"),
+    *(
+        Case(22, f"a base {what}", lambda folder, origin=origin: [
+            config(base_model_name_or_path=origin)(folder),
+            manifest(lambda known: known["base"].update(hub_id=None, revision=None, origin=origin))(folder),
+        ], MANIFEST, "which plain PEFT would fetch")
+        for what, origin in {"elsewhere that has no id": "evil/base", "above": "..", "that is an option": "--trust-remote-code"}.items()
+    ),
+    Case(22, "a revision that is an option", manifest(lambda known: known["base"].update(revision="--evil")), MANIFEST, "is no revision"),
     Case(22, "another base to fetch than is named", manifest(
         lambda known: known["recipe"]["base"].update(source="evil/base")
     ), MANIFEST, "names one base, and has another loaded"),

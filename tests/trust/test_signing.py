@@ -142,3 +142,18 @@ def test_a_publication_is_signed_as_it_is_sent(folder: Path, keys: tuple[Path, P
             shutil.copy(file.path, tmp_path / "there" / file.name)
     publishing.check_signature(tmp_path / "there", keys[1])
     assert json.loads((tmp_path / "there" / "pefttune.json").read_text())["name"] == "tiny"
+
+
+def test_a_link_where_the_signature_waits_is_not_written_through(
+    folder: Path, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """In a store that others may write to."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in (f".{folder.name}-model.sig", ".model.sig-", "model.sig.new"):
+        (folder.parent / name).symlink_to(victim)
+    (folder / "model.sig").symlink_to(victim)
+    publishing.sign(folder, keys[0])
+    assert victim.read_text() == "mine"
+    assert not (folder / "model.sig").is_symlink()
+    publishing.check_signature(folder, keys[1])

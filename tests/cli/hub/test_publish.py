@@ -192,7 +192,8 @@ def test_what_peft_would_compute_otherwise_is_not_published(
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | change))
     edited(folder, lambda manifest: None)
-    refused(command(*PUBLISH, "--json"), 2, "AdapterError", "describes another adapter than the manifest")
+    told = "adapters/tiny/1/adapter_config.json describes another adapter than the manifest"  # not the copy's path
+    refused(command(*PUBLISH, "--json"), 2, "AdapterError", told)
     assert hub.asked == []
 
 
