@@ -245,8 +245,13 @@ def test_names_of_files_that_no_system_has(damaged: Path) -> None:
 
 def test_a_store_that_is_not_ours(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders of others on a shared disk."""
-    (damaged.parent / ".record.json.new").mkdir()
-    assert "cannot be written: Is a directory" in str(told("alias tiny best"))
+
+    def not_ours(**about: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pefttune.store.replacing.tempfile.mkstemp", not_ours)
+        assert ".record.json cannot be written: Permission denied" in str(told("alias tiny best"))
     ours = Path.iterdir
 
     def refused(path: Path) -> Any:
