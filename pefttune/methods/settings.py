@@ -24,25 +24,14 @@ def settings_of(section: sections.Method) -> Settings:
     return SETTINGS[section.method](section)
 
 
-def _lora(section: sections.Lora) -> Settings:
-    whole = section.stored()
-    return partial(
-        peft.LoraConfig,
-        r=whole.rank,
-        lora_alpha=whole.alpha,
-        lora_dropout=whole.lora_dropout,
-        use_rslora=whole.use_rslora,
-    )
-
-
-def _dora(section: sections.Dora) -> Settings:
+def _low_rank(section: sections.LowRank, **keys: Any) -> Settings:
     return partial(
         peft.LoraConfig,
         r=section.rank,
         lora_alpha=section.alpha,
         lora_dropout=section.lora_dropout,
         use_rslora=section.use_rslora,
-        use_dora=True,
+        **keys,
     )
 
 
@@ -79,8 +68,8 @@ def _virtual(kind: Callable[..., Any]) -> Callable[[sections.VirtualTokens], Set
 
 
 SETTINGS: dict[str, Callable[[Any], Settings]] = {
-    "lora": _lora,
-    "dora": _dora,
+    "lora": lambda section: _low_rank(section.stored()),
+    "dora": lambda section: _low_rank(section, use_dora=True),
     "adalora": _adalora,
     "ia3": lambda section: partial(peft.IA3Config),
     "oft": lambda section: partial(peft.OFTConfig, r=0, oft_block_size=section.oft_block_size),
