@@ -176,6 +176,27 @@ def test_sound_adapters_are_let_through(
     check_alone(folder, section, None)
 
 
+def test_a_head_takes_the_adapter_from_modules_of_its_name(saved: Any) -> None:
+    """PEFT attaches nothing to what lies in a module that is saved whole."""
+    folder, section = saved("lora", r=4)
+    config = json.loads((folder / CONFIG).read_text()) | {
+        "task_type": "SEQ_CLS",
+        "modules_to_save": ["classifier"],
+        "target_modules": ["dense"],
+    }
+    head = {"task_type": "SEQ_CLS", "outputs": 2, "plain": True}
+    for path, refused in (("encoder.dense", False), ("classifier.dense", True)):
+        state = {f"base_model.model.{path}.lora_A.weight": torch.zeros(4, 8)}
+        state |= {f"base_model.model.{path}.lora_B.weight": torch.zeros(8, 4)}
+        state |= {"base_model.model.classifier.weight": torch.zeros(2, 8)}
+        methods.weights.write(folder, config, state, "base", None)
+        if refused:
+            with pytest.raises(AdapterError, match=r"leave out classifier\.dense"):
+                check_alone(folder, section, head)
+        else:
+            check_alone(folder, section, head)
+
+
 def test_a_head_is_the_one_of_the_manifest(saved: Any) -> None:
     folder, section = saved("head")
     head = {"task_type": "SEQ_CLS", "outputs": 2, "plain": True}

@@ -31,3 +31,18 @@ def sealed() -> Callable[..., None]:
         write_manifest(folder, {key: value for key, value in manifest.items() if key not in ("format", "files")})
 
     return seal
+
+
+@pytest.fixture(scope="session")
+def put() -> Callable[[Any, tuple[Any, ...], Any], None]:
+    """`put(value, path, new)`: another value at that place inside; `...` takes it away."""
+
+    def change(value: Any, path: tuple[Any, ...], new: Any) -> None:
+        for key in path[:-1]:
+            value = value[key]
+        if new is ...:
+            del value[path[-1]]
+        else:
+            value[path[-1]] = new
+
+    return change

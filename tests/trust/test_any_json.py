@@ -76,16 +76,6 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(inner, (*path, key))
 
 
-def put(value: Any, path: tuple[Any, ...], new: Any) -> None:
-    """Another value at that place; `...` takes it away."""
-    for key in path[:-1]:
-        value = value[key]
-    if new is ...:
-        del value[path[-1]]
-    else:
-        value[path[-1]] = new
-
-
 def harmless(act: Callable[[], object], *kinds: type[PefttuneError]) -> bool:
     """Whether it went well; else it was told in a sentence."""
     try:
@@ -128,7 +118,7 @@ def test_a_configuration_that_says_anything(adapter: Path, originals: dict[str, 
 @settings(UNHURRIED, max_examples=500)
 @given(st.data())
 def test_a_manifest_that_says_anything(
-    adapter: Path, originals: dict[str, bytes], session: Session, data: st.DataObject
+    adapter: Path, originals: dict[str, bytes], session: Session, put: Any, data: st.DataObject
 ) -> None:
     manifest = json.loads(originals[MANIFEST])
     for _ in range(data.draw(st.integers(1, 2))):
@@ -147,7 +137,7 @@ def test_a_manifest_that_says_anything(
 
 @settings(UNHURRIED, max_examples=500)
 @given(st.data())
-def test_a_recipe_that_says_anything(originals: dict[str, bytes], data: st.DataObject) -> None:
+def test_a_recipe_that_says_anything(originals: dict[str, bytes], put: Any, data: st.DataObject) -> None:
     recipe = json.loads(originals[MANIFEST])["recipe"]
     for _ in range(data.draw(st.integers(1, 3))):
         put(recipe, data.draw(st.sampled_from(list(places(recipe)))), data.draw(junk))

@@ -90,16 +90,6 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(value[key], (*path, key))
 
 
-def put(value: Any, path: tuple[Any, ...], new: Any) -> None:
-    """Another value at that place; `...` takes it away."""
-    for key in path[:-1]:
-        value = value[key]
-    if new is ...:
-        del value[path[-1]]
-    else:
-        value[path[-1]] = new
-
-
 def test_every_command_works_as_it_is(damaged: Path) -> None:
     """Else the tests below would prove nothing."""
     for command in COMMANDS[:-1]:
@@ -114,7 +104,7 @@ def is_alone(path: tuple[Any, ...]) -> bool:
 
 
 @pytest.mark.parametrize("new", [..., {"a": [1]}], ids=["dropped", "of another kind"])
-def test_every_key_of_a_manifest(damaged: Path, new: Any) -> None:
+def test_every_key_of_a_manifest(damaged: Path, new: Any, put: Any) -> None:
     original = json.loads((damaged / MANIFEST).read_text())
     others, read = cycle(COMMANDS[ALWAYS:15]), 0
     for path in filter(is_alone, places(original)):
